@@ -1,0 +1,14 @@
+import pickle
+
+from weakseg_lib.errors import InputError
+
+
+def test_is_one_line_even_where_the_cause_has_several():
+    error = InputError("a.tif", "cannot be read (line 1\n  line 2)", "copy it again")
+    assert str(error) == "a.tif: cannot be read (line 1 line 2); copy it again"
+
+
+def test_survives_the_way_back_from_a_worker_process():
+    error = pickle.loads(pickle.dumps(InputError("a.tif", "is 2D", "give a stack")))
+    assert (error.where, error.problem, error.fix) == ("a.tif", "is 2D", "give a stack")
+    assert str(error) == "a.tif: is 2D; give a stack"

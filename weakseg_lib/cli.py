@@ -1,0 +1,179 @@
+"""The command `weakseg`: simulate, annotate, fit, predict, evaluate.
+
+Exit status 0 when done, 2 with one line on stderr for a user's mistake, 130 when interrupted.
+"""
+
+import argparse
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import weakseg_lib
+from weakseg_lib.errors import InputError
+
+
+def main(arguments=None) -> int:
+    """Run one command; `arguments` defaults to the command line's. Returns the exit status."""
+    options = _parser().parse_args(arguments)
+    warnings.showwarning = lambda message, *rest: print(f"warning: {message}", file=sys.stderr)
+    try:
+        options.run(options)
+    except InputError as error:
+        print(f"weakseg: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("weakseg: interrupted; what was finished is kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("weakseg", description="3D instance segmentation from boxes and a few masks.")
+    parser.add_argument("--version", action="version", version=weakseg_lib.__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = _add(commands, "simulate", _simulate, "write simulated stacks with exact labels")
+    command.add_argument("specimen", choices=["hl60"])
+    command.add_argument("out", metavar="OUT", help="new folder; gets 01 (group 1), 02 (group 2) and their labels")
+    command.add_argument("--stacks", type=int, default=4, help="stacks in each of the two groups (default 4)")
+    command.add_argument("--size", choices=["laptop", "paper"], default="laptop")
+    command.add_argument("--seed", type=int, default=0)
+
+    command = _add(commands, "annotate", _annotate, "make a weak annotation from full labels: NAME/01_WEAK")
+    command.add_argument("sequences", nargs="+", metavar="SEQ", help="sequence folder, NAME/01")
+    command.add_argument("--masks", type=float, default=0.2, help="share of the instances of a stack that get a mask")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--overwrite", action="store_true", help="replace annotation that was drawn by hand")
+
+    command = _add(commands, "fit", _fit, "train on weakly annotated sequences")
+    command.add_argument("sequences", nargs="+", metavar="SEQ", help="sequence folder with its SEQ_WEAK beside it")
+    command.add_argument("--out", required=True, metavar="RUN", help="run folder to write")
+    command.add_argument("--preset", choices=["laptop", "paper"])
+    command.add_argument("--config", metavar="FILE", help="JSON file of settings")
+    command.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="settings")
+    limit = command.add_mutually_exclusive_group()
+    limit.add_argument("--steps", type=int, help="training steps")
+    limit.add_argument("--minutes", type=float, help="training time instead of steps")
+    command.add_argument("--resume", action="store_true", help="continue a run that was stopped")
+    command.add_argument("--seed", type=int, default=0)
+    _add_device(command)
+    _add_voxel_size(command)
+
+    command = _add(commands, "predict", _predict, "segment stacks with a trained run")
+    command.add_argument("trained", metavar="RUN", help="run folder of `weakseg fit`")
+    command.add_argument("inputs", nargs="+", metavar="INPUT", help="sequence folder, TIFF or OME-Zarr")
+    command.add_argument("--out", required=True, metavar="DIR", help="folder for masks and boxes")
+    command.add_argument("--frame", type=int, metavar="T", help="time point to take from a 4D image")
+    _add_device(command)
+    _add_voxel_size(command)
+
+    command = _add(commands, "evaluate", _evaluate, "score a result against the truth")
+    command.add_argument("result", metavar="RESULT", help="folder of `weakseg predict --out`, or one mask TIFF")
+    command.add_argument("truth", metavar="TRUTH", help="NAME/01, NAME/01_GT, NAME, or one label TIFF")
+    command.add_argument("--frames", help='only these, like "80-149" or "01:80-149,02:50-79"')
+    command.add_argument("--picture", metavar="FILE", help="also draw hits, misses and false alarms of the worst stack")
+    command.add_argument("--json", metavar="FILE", help="also write every number to FILE")
+    _add_voxel_size(command)
+    return parser
+
+
+def _add(commands, name, run, text):
+    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_device(command):
+    command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+
+
+def _add_voxel_size(command):
+    text = "voxel size in um, where the files do not have it"
+    command.add_argument("--voxel-size", nargs=3, type=float, metavar=("Z", "Y", "X"), help=text)
+
+
+# The imports are inside, so that `weakseg --help` does not wait for torch.
+
+
+def _simulate(options):
+    from weakseg_lib.data.simulate import simulate_hl60
+
+    folders = simulate_hl60(options.out, options.stacks, options.size, options.seed)
+    print(f"wrote {', '.join(map(str, folders))}: {options.stacks} simulated stacks each, full labels in ..._GT/SEG")
+
+
+def _annotate(options):
+    from weakseg_lib.data.annotation import annotate_sequence
+
+    for sequence in options.sequences:
+        folder = annotate_sequence(sequence, options.masks, options.seed, overwrite=options.overwrite)
+        print(f"wrote {folder}: a box for every instance, a mask for {options.masks:.0%} of them")
+
+
+def _fit(options):
+    from weakseg_lib.plots import plot_curves, save_figure
+    from weakseg_lib.runs import LOG
+    from weakseg_lib.train import fit
+
+    run = fit(
+        options.sequences,
+        options.out,
+        _config(options),
+        seed=options.seed,
+        device=options.device,
+        resume=options.resume,
+        voxel_size=options.voxel_size,
+    )
+    info = run.info
+    save_figure(plot_curves(run.folder / LOG), run.folder / "curves.png")
+    print(
+        f"wrote {run.folder}: {info['steps']} steps in {info['seconds'] / 60:.1f} min on {info['device']}, "
+        f"{info['instances']} boxes and {info['masks']} masks in {info['stacks']} stacks; "
+        f"detection F1 on the training stacks {info['training_detection_f1']:.3f}"
+    )
+
+
+def _config(options):
+    """The settings asked for; None where a resumed run is to keep its own."""
+    from weakseg_lib.config import load_config
+
+    asked = (options.preset, options.config, options.settings, options.steps, options.minutes)
+    if options.resume and not any(asked) and (Path(options.out) / "run.json").is_file():
+        return None
+    config = load_config(options.preset or "laptop", options.config, options.settings)
+    if options.steps is not None:
+        config = config.replace(steps=_positive("--steps", options.steps), minutes=0.0)
+    if options.minutes is not None:
+        config = config.replace(steps=0, minutes=_positive("--minutes", options.minutes))
+    return config
+
+
+def _positive(name, value):
+    if not value > 0:
+        raise InputError(f"{name} {value}", "must be more than 0", "give a larger number")
+    return value
+
+
+def _predict(options):
+    from weakseg_lib.predict import predict
+
+    for folder in predict(
+        options.trained,
+        options.inputs,
+        options.out,
+        voxel_size=options.voxel_size,
+        frame=options.frame,
+        device=options.device,
+    ):
+        print(f"wrote {folder}")
+
+
+def _evaluate(options):
+    from weakseg_lib.data.files import write_json
+    from weakseg_lib.evaluate import evaluate, format_table
+
+    scores = evaluate(options.result, options.truth, frames=options.frames, voxel_size=options.voxel_size)
+    print(format_table(scores), end="")
+    if options.json:
+        write_json(options.json, json.loads(json.dumps(scores)))

@@ -1,0 +1,125 @@
+"""Every choice of the method in one place: a dataclass, two presets, and reading of `--config` and `--set`."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from weakseg_lib.errors import InputError
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one training run. Sizes are in *working voxels*: voxels after resampling to `cell_size`."""
+
+    # data
+    cell_size: float = 16.0  # median box side after resampling, in working voxels; 0 = never resample
+    crop: tuple[int, int, int] = (32, 96, 96)
+    batch: int = 2
+    # backbone: feature maps at strides 1, 2, 4, ...; one number of channels each (reconstructed: Fig. 2 is missing)
+    channels: tuple[int, ...] = (16, 32, 64)
+    blocks: int = 2  # VoxRes blocks a stride
+    top_down: bool = True  # add coarser maps to finer ones, so that the head sees wide and sharp
+    norm: str = "batch"  # "batch" or "group"
+    # detector
+    classes: int = 2  # c of the paper: background and cell
+    anchors: int = 1
+    head_stride: int = 2
+    loss: str = "default"  # "paper": Eq. 1 as printed, IoU matching, binary mask targets
+    box_weight: float = 2.0  # weight of the regression loss (Eq. 1 has lambda, then drops it)
+    # masks
+    roi_strides: tuple[int, int] = (1, 2)  # the "two different layers" of section 2.2 (reconstructed)
+    roi_size: int = 14  # s of the paper; one x2 up-convolution makes masks of 2 s (reconstructed)
+    mask_channels: int = 32
+    rois: int = 8  # regions a crop for the mask head
+    soft_targets: bool = True  # mask targets are the covered share of each mask voxel, not 0 or 1
+    box_supervision: float = 0.0  # weight of the projection loss on instances without a mask; 0 = the paper's rule
+    # optimisation
+    steps: int = 1000  # 0 = no limit
+    minutes: float = 0.0  # 0 = no limit; the schedule ends with the steps or the minutes, whichever is first
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+    clip: float = 5.0  # largest norm of the gradient
+    average: float = 0.995  # exponential moving average of the weights; 0 = none
+    precision: str = "auto"  # "float32", "bfloat16"; auto = bfloat16 where the device computes it natively
+    # augmentation (flips and quarter turns in the plane are always on)
+    zoom: float = 0.2  # random scale, +- this share
+    contrast: float = 0.4  # random gain and gamma, +- this share in the log
+    noise: float = 0.05  # largest standard deviation of added noise, as a share of the bright level
+    blur: float = 0.0  # largest sigma of added blur, in voxels
+    # prediction
+    tile: tuple[int, int, int] = (48, 160, 160)
+    halo: int = 32  # overlap of the tiles on every side, at least the receptive field
+    candidates: int = 1000  # best boxes a tile that go into non-maximum suppression
+
+    def replace(self, **changes) -> "Config":
+        return dataclasses.replace(self, **changes)
+
+    def to_json(self) -> dict:
+        return dataclasses.asdict(self)
+
+
+LAPTOP = Config()
+# The paper's crops and batch (section 3) on the full-resolution stack, its widths from VoxResNet (Chen et al. 2016).
+PAPER = Config(
+    cell_size=0.0,
+    crop=(64, 64, 128),
+    batch=4,
+    channels=(32, 64, 64, 64),
+    head_stride=4,
+    roi_strides=(2, 4),
+    steps=20000,
+    mask_channels=64,
+)
+PRESETS = {"laptop": LAPTOP, "paper": PAPER}
+
+
+def load_config(preset: str = "laptop", file=None, settings=()) -> Config:
+    """The preset, changed by a JSON `file` and by `key=value` strings, in this order.
+
+    Raises InputError for an unknown preset or key and for a value of the wrong type.
+    """
+    if preset not in PRESETS:
+        raise InputError("--preset", f"unknown preset {preset!r}", f"choose one of {', '.join(PRESETS)}")
+    config = PRESETS[preset]
+    if file is not None:
+        try:
+            changes = json.loads(Path(file).read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(file, f"not a readable JSON file ({error})", "give a JSON object of settings") from None
+        if not isinstance(changes, dict):
+            raise InputError(file, "not a JSON object", 'write it as {"key": value}')
+        config = with_settings(config, changes.items(), file)
+    pairs = []
+    for text in settings:
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise InputError(f"--set {text}", "no '=' in it", "write --set key=value")
+        pairs.append((key.strip(), value.strip()))
+    return with_settings(config, pairs, "--set")
+
+
+def with_settings(config: Config, pairs, where) -> Config:
+    """`config` with (key, value) pairs applied; text values are parsed to the type of the field."""
+    fields = {f.name: f for f in dataclasses.fields(Config)}
+    changes = {}
+    for key, value in pairs:
+        if key not in fields:
+            raise InputError(where, f"unknown setting {key!r}", f"known are {', '.join(fields)}")
+        changes[key] = _parse(key, value, getattr(config, key), where)
+    return config.replace(**changes)
+
+
+def _parse(key, value, old, where):
+    try:
+        if isinstance(value, str) and not isinstance(old, str):
+            value = json.loads(f"[{value.strip('()[]')}]" if isinstance(old, tuple) else value.lower())
+        if isinstance(old, tuple):
+            return tuple(int(v) for v in value)
+        if isinstance(old, bool):
+            if not isinstance(value, bool):
+                raise ValueError
+            return value
+        return type(old)(value)
+    except (TypeError, ValueError):
+        raise InputError(where, f"{key}={value} is not of the type of its default {old!r}", "mend the value") from None

@@ -1,0 +1,82 @@
+"""Writing files so that a full disk, a crash or Ctrl-C never leaves half a file, and reading small ones."""
+
+import errno
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+from weakseg_lib.errors import InputError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def atomic_path(path):
+    """Give a temporary path to write to; it takes the place of `path` when the block ends well.
+
+    path: the file to write; its folders are made. The temporary file is in the same folder, hidden, and
+    ends like `path` does. Whatever is raised inside the block removes it and leaves an earlier `path` alone.
+
+    Raises InputError where the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    tmp = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield tmp
+        os.replace(tmp, path)
+    except BaseException as error:
+        _remove(tmp)
+        if isinstance(error, OSError) and _is_about_writing(error, path, tmp):
+            raise _writing_error(error, path) from error
+        raise
+
+
+def atomic_write_text(path, text):
+    """Write `text` (str) to `path` as UTF-8, all of it or nothing. Raises as `atomic_path` does."""
+    with atomic_path(path) as tmp:
+        tmp.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path, value):
+    """Write `value` to `path` as indented JSON, all of it or nothing. Raises as `atomic_path` does."""
+    atomic_write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path):
+    """Return the object (dict) in the JSON file `path`. Raises InputError where it cannot be read."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            path, f"cannot be read as JSON ({error})", "correct the file or remove it"
+        ) from error
+    if not isinstance(value, dict):
+        raise InputError(path, "holds no JSON object", 'write it as {"name": value}, or remove it')
+    return value
+
+
+def _remove(tmp):
+    try:
+        tmp.unlink(missing_ok=True)
+    except OSError:
+        pass  # The error that brought us here is the one to tell.
+
+
+def _is_about_writing(error, path, tmp):
+    # A block may also read other files; what goes wrong with those is not this file's error.
+    names = (None, str(tmp), str(path), *(str(folder) for folder in path.parents))
+    return error.filename is None or str(error.filename) in names
+
+
+def _writing_error(error, path):
+    # numpy's tofile gives no errno, only a count of what it could not write.
+    cut_short = error.errno is None and "requested and" in str(error)
+    if error.errno in DISK_FULL or cut_short:
+        fix = "free some space and run again; the earlier result is unchanged"
+        return InputError(path, "no space left on the disk", fix)
+    reason = error.strerror or str(error)
+    return InputError(
+        path, f"cannot be written ({reason})", "choose another folder or change its permissions"
+    )

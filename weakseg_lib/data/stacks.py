@@ -1,0 +1,234 @@
+"""Stacks: 3D images with voxel size and, where known, labels. Sequences: their folders in the CTC layout."""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from weakseg_lib.data.files import read_json
+from weakseg_lib.data.ome_zarr import is_zarr, read_ome_zarr
+from weakseg_lib.data.tiff import read_tiff, write_tiff
+from weakseg_lib.errors import InputError
+
+__all__ = [
+    "Sequence",
+    "Stack",
+    "check_labels",
+    "frame_name",
+    "read_image",
+    "read_labels",
+    "read_stack",
+    "write_tiff",
+]
+
+GIVE_VOXEL_SIZE = 'give it with `--voxel-size Z Y X`, or in dataset.json as {"voxel_size_um": [z, y, x]}'
+MAX_LABEL = np.iinfo(np.int32).max
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A 3D image with what is known about it."""
+
+    image: np.ndarray  # (D, H, W), dtype as stored, bool as uint8
+    voxel_size: tuple[float, float, float]  # um, (z, y, x)
+    name: str  # "01/t000", or the file's name
+    path: Path
+    labels: np.ndarray | None = None  # (D, H, W) int32, 0 background
+
+
+def read_image(path, frame=None):
+    """Return an image and, where the file has it, its voxel size: array (D, H, W), (z, y, x) um or None.
+
+    path: a TIFF (plain, ImageJ, OME) or an OME-Zarr folder. frame: the time point to take from a 4D file.
+    Raises InputError for a path that is missing, damaged, incomplete, or not one 3D stack of one channel.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(path, "no such file or folder", "check the name")
+    if not path.is_dir():
+        return read_tiff(path, frame)
+    if is_zarr(path):
+        return read_ome_zarr(path, frame)
+    raise InputError(path, "is a folder, not an image", "give a TIFF or an OME-Zarr folder")
+
+
+def read_stack(path, voxel_size=None, labels=None, frame=None):
+    """Return the `Stack` in a file, checked so that later steps can rely on it.
+
+    voxel_size: (z, y, x) um; without it the file's own is taken, else that of a dataset.json in the file's
+    folder or one above. labels: path of the instance labels. frame: the time point to take from a 4D file.
+
+    Raises InputError as `read_image` and `read_labels` do, and for complex, NaN, infinite or constant images
+    and for a voxel size that is missing or not positive.
+    """
+    path = Path(path)
+    image, own_voxel_size = read_image(path, frame)
+    image = _check_image(image, path)
+    if voxel_size is None:
+        voxel_size = own_voxel_size or _dataset_voxel_size(path)
+    voxel_size = _check_voxel_size(voxel_size, path)
+    if labels is not None:
+        labels = read_labels(labels, image.shape, frame)
+    return Stack(image, voxel_size, path.name.split(".")[0], path, labels)
+
+
+def read_labels(path, shape=None, frame=None):
+    """Return instance labels: (D, H, W) int32, 0 background, one id an instance.
+
+    shape: (D, H, W) that they must have. Raises InputError as `read_image` and `check_labels` do.
+    """
+    return check_labels(read_image(path, frame)[0], path, shape)
+
+
+def check_labels(labels, path, shape=None):
+    """Return `labels` (D, H, W) as int32. path: where they come from. shape: that they must have.
+
+    Raises InputError where they are not integers, negative, too large for int32, or of another shape.
+    """
+    if labels.dtype.kind not in "iub":
+        fix = "save them as 16-bit integers, one id an instance"
+        raise InputError(path, f"labels must be integers, these are {labels.dtype}", fix)
+    if shape is not None and labels.shape != tuple(shape):
+        problem = f"labels have shape {labels.shape}, their image {tuple(int(size) for size in shape)}"
+        raise InputError(path, problem, "give the labels that belong to this image")
+    if labels.min() < 0 or labels.max() > MAX_LABEL:
+        problem = f"labels go from {labels.min()} to {labels.max()}"
+        raise InputError(path, problem, f"use ids 1..{MAX_LABEL}, and 0 for background")
+    return labels.astype(np.int32)
+
+
+def frame_name(t, digits=3):
+    """Return the number of frame `t` as file names have it (str): three digits to 999, four above."""
+    return f"{t:0{digits}d}"
+
+
+class Sequence:
+    """The frames of one recording in the layout of the Cell Tracking Challenge: NAME/01 with its companions.
+
+    path: the folder NAME/01. Companions (labels, weak annotation) are in NAME/01_GT and NAME/01_WEAK.
+    Attributes: path, name ("01"), frames (list of int, sorted), digits (3, or 4 where the images have four).
+    Raises InputError where the folder is missing or has no tNNN.tif.
+    """
+
+    def __init__(self, path):
+        path = Path(path)
+        self.path = path if path.name not in ("", "..") else path.resolve()
+        self.name = self.path.name
+        if not self.path.is_dir():
+            raise InputError(self.path, "no such folder", "give a sequence folder like NAME/01")
+        found = (re.fullmatch(r"t(\d{3,})\.tif", file.name) for file in sorted(self.path.iterdir()))
+        numbers = [match[1] for match in found if match]
+        if not numbers:
+            inside = [folder.name for folder in sorted(self.path.glob("[0-9][0-9]")) if folder.is_dir()]
+            fix = (
+                f"give a folder in it: {', '.join(inside)}"
+                if inside
+                else "name the images t000.tif, t001.tif, ..."
+            )
+            raise InputError(self.path, "has no images tNNN.tif", fix)
+        self.frames = sorted({int(number) for number in numbers})
+        self.digits = min(len(number) for number in numbers)
+
+    def __repr__(self):
+        return f"Sequence({str(self.path)!r}, {len(self.frames)} frames)"
+
+    def image_path(self, t):
+        """Return the path of the image of frame `t`."""
+        return self._numbered(self.path, "t", t)
+
+    def labels_path(self, t):
+        """Return the path of the full instance labels of frame `t`, there or not."""
+        return self._numbered(self._companion("GT") / "SEG", "man_seg", t)
+
+    def markers_path(self, t):
+        """Return the path of the markers of frame `t`, there or not."""
+        return self._numbered(self._companion("GT") / "TRA", "man_track", t)
+
+    def weak_boxes_path(self, t):
+        """Return the path of the weak annotation's table of frame `t`, there or not."""
+        return self._numbered(self.weak_path, "boxes", t, ".csv")
+
+    def weak_masks_path(self, t):
+        """Return the path of the weak annotation's masks of frame `t`, there or not."""
+        return self._numbered(self.weak_path, "mask", t)
+
+    @property
+    def weak_path(self):
+        """The folder of the weak annotation, NAME/01_WEAK, there or not."""
+        return self._companion("WEAK")
+
+    def has_labels(self, t):
+        """Return whether frame `t` has full 3D labels (bool)."""
+        return self.labels_path(t).is_file()
+
+    def read(self, t, with_labels=False, voxel_size=None):
+        """Return frame `t` as a `Stack`. Raises InputError as `read_stack` and `read_labels` (below) do."""
+        path = self.image_path(t)
+        if not path.is_file():
+            known = f"it has {len(self.frames)} frames, {self.frames[0]} to {self.frames[-1]}"
+            raise InputError(path, "no such frame", known)
+        stack = read_stack(path, voxel_size)
+        labels = self.read_labels(t, stack.image.shape) if with_labels else None
+        return replace(stack, name=f"{self.name}/{path.stem}", labels=labels)
+
+    def read_labels(self, t, shape=None):
+        """Return the labels of frame `t`, (D, H, W) int32. Raises InputError where there are none in 3D."""
+        path = self.labels_path(t)
+        if not path.is_file():
+            # Of some of the challenge's sets only single slices are labelled: man_seg_TTT_ZZZ.tif.
+            sparse = re.compile(rf"man_seg_?0*{t}_\d+\.tif")
+            if path.parent.is_dir() and any(sparse.fullmatch(file.name) for file in path.parent.iterdir()):
+                fix = "use a set with full 3D labels, or write boxes for it by hand"
+                raise InputError(path.parent, f"frame {t} has labels of single 2D slices only", fix)
+            raise InputError(
+                path, "no such labels", "put the full 3D labels there, or use a set that has them"
+            )
+        return read_labels(path, shape)
+
+    def _companion(self, kind):
+        return self.path.with_name(f"{self.path.name}_{kind}")
+
+    def _numbered(self, folder, prefix, t, suffix=".tif"):
+        """Return the file of frame `t` with three digits or four: the one there, or else the one to write."""
+        usual = folder / f"{prefix}{frame_name(t, self.digits)}{suffix}"
+        other = folder / f"{prefix}{frame_name(t, 7 - self.digits)}{suffix}"
+        return other if other.is_file() and not usual.is_file() else usual
+
+
+def _check_image(image, path):
+    if image.dtype.kind not in "biuf":
+        fix = "save it as 8-bit, 16-bit or 32-bit float grey values"
+        raise InputError(path, f"its voxels are of type {image.dtype}", fix)
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        bad = int((~np.isfinite(image)).sum())
+        raise InputError(
+            path, f"{bad} voxels are NaN or infinite", "replace them with numbers and save it again"
+        )
+    if image.min() == image.max():
+        raise InputError(path, f"all voxels have the value {image.flat[0]}", "check that the export worked")
+    return image.astype(np.uint8) if image.dtype == bool else image
+
+
+def _dataset_voxel_size(path):
+    for folder in (path.parent, path.parent.parent):
+        dataset = folder / "dataset.json"
+        if dataset.is_file():
+            voxel_size = read_json(dataset).get("voxel_size_um")
+            if voxel_size is not None:
+                return _check_voxel_size(voxel_size, dataset)
+    return None
+
+
+def _check_voxel_size(voxel_size, where):
+    if voxel_size is None:
+        raise InputError(where, "has no voxel size", GIVE_VOXEL_SIZE)
+    try:
+        sizes = tuple(float(size) for size in voxel_size)
+    except (TypeError, ValueError):
+        sizes = ()
+    if len(sizes) != 3 or not all(0 < size < float("inf") for size in sizes):
+        raise InputError(
+            where, f"its voxel size is {voxel_size}, it must be three positive numbers", GIVE_VOXEL_SIZE
+        )
+    return sizes

@@ -1,0 +1,56 @@
+"""The mask head and the mask-weight layer: every instance gets a mask, only annotated ones teach (section 2.2)."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from weakseg_lib.model.voxres import norm_relu
+
+
+class MaskHead(nn.Module):
+    """RoIAligned features of two layers, concatenated, to a mask of twice the size.
+
+    (K, C, s, s, s) -> logits (K, classes - 1, 2 s, 2 s, 2 s). Two convolutions, one x2 up-convolution, a classifier.
+    Reconstructed: the paper says "up-convolutional layers", not how many.
+    """
+
+    def __init__(self, channels: int, width: int, classes: int, norm: str = "batch"):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv3d(channels, width, 3, padding=1, bias=False),
+            norm_relu(width, norm),
+            nn.Conv3d(width, width, 3, padding=1, bias=False),
+            norm_relu(width, norm),
+            nn.ConvTranspose3d(width, width // 2, 2, stride=2, bias=False),
+            norm_relu(width // 2, norm),
+            nn.Conv3d(width // 2, classes - 1, 1),
+        )
+
+    def forward(self, rois: torch.Tensor) -> torch.Tensor:
+        return self.layers(rois)
+
+
+def mask_loss(logits: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """L_mask: mean binary cross-entropy of each instance times its weight, averaged over the weighted instances.
+
+    logits and targets (K, M, M, M), targets in [0, 1]; weight (K,): 1 with a voxel mask, 0 with only a box. A weight of
+    0 removes the instance exactly: its term and its gradient are 0, whatever its target holds (the mask-weight layer,
+    section 2.2). Averaging over the masked instances, not over all, is our reading: the paper does not say.
+    """
+    each = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean((1, 2, 3))
+    # Not `each * weight`: 0 * inf is nan, so one broken target of an unmasked cell would leak.
+    each = torch.where(weight > 0, each * weight, 0.0)
+    return each.sum() / weight.sum().clamp(min=1)
+
+
+def projection_loss(logits: torch.Tensor, inside: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """What a box alone says of a mask: on each axis its shadow fills the box, and outside there is nothing.
+
+    BoxInst's projection term (Tian et al., CVPR 2021) in 3D. logits (K, M, M, M); inside (K, 3, M): how much of each
+    slab of the region lies in the annotated box; weight (K,). Dice loss of the mask's maximum along the other two axes.
+    """
+    probability = logits.sigmoid()
+    shadows = torch.stack([probability.amax(axes) for axes in ((2, 3), (1, 3), (1, 2))], 1)
+    overlap = (shadows * inside).sum((1, 2))
+    dice = 1 - 2 * overlap / (shadows.square().sum((1, 2)) + inside.square().sum((1, 2))).clamp(min=1e-6)
+    return (dice * weight).sum() / weight.sum().clamp(min=1)

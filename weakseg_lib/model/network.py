@@ -1,0 +1,102 @@
+"""The whole network: backbone, one-step detector, mask head; L = L_box + L_mask."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from weakseg_lib.config import Config
+from weakseg_lib.model.detector import Detector
+from weakseg_lib.model.masks import MaskHead, mask_loss, projection_loss
+from weakseg_lib.model.voxres import Backbone
+from weakseg_lib.ops.boxes import clip_boxes, decode, nms
+from weakseg_lib.ops.roi_align import roi_align_3d
+
+
+@dataclass
+class Batch:
+    """Training crops of one size with what is known of them; every list has an entry a crop.
+
+    images (N, 1, D, H, W) float32; boxes (n, 6), classes (n,) from 1, ignore (k, 6); rois (m, 6) regions for the mask
+    head, roi_classes (m,), targets (m, M, M, M) in [0, 1], weights (m,) 1 where the instance has a voxel mask, and
+    inside (m, 3, M): the share of each slab of the region that lies in the annotated box.
+    """
+
+    images: torch.Tensor
+    boxes: list[torch.Tensor]
+    classes: list[torch.Tensor]
+    ignore: list[torch.Tensor]
+    rois: list[torch.Tensor]
+    roi_classes: torch.Tensor
+    targets: torch.Tensor
+    weights: torch.Tensor
+    inside: torch.Tensor
+
+    def to(self, device) -> "Batch":
+        def move(value):
+            return [v.to(device) for v in value] if isinstance(value, list) else value.to(device)
+
+        return Batch(**{name: move(value) for name, value in vars(self).items()})
+
+
+class Network(nn.Module):
+    """Image in, boxes with scores and a mask for each box out. `anchor_sizes` (A, 3) in working voxels."""
+
+    def __init__(self, config: Config, anchor_sizes):
+        super().__init__()
+        self.config = config
+        self.backbone = Backbone(config.channels, config.blocks, config.norm, config.top_down)
+        channels = self.backbone.channels
+        paper = config.loss == "paper"
+        self.detector = Detector(
+            channels[config.head_stride], anchor_sizes, config.head_stride, config.classes, paper, config.norm
+        )
+        self.mask_head = MaskHead(
+            sum(channels[s] for s in config.roi_strides), config.mask_channels, config.classes, config.norm
+        )
+
+    @property
+    def stride(self) -> int:
+        """Every side of an image must be a multiple of this."""
+        return max(self.backbone.strides)
+
+    def masks(self, maps: dict[int, torch.Tensor], rois: list[torch.Tensor], classes: torch.Tensor) -> torch.Tensor:
+        """Mask logits (K, 2s, 2s, 2s) for regions of each image, a list of (k, 6); `classes` (K,) from 1."""
+        size = self.config.roi_size
+        crops = [roi_align_3d(maps[s], rois, size, 1 / s, sampling_ratio=1) for s in self.config.roi_strides]
+        logits = self.mask_head(torch.cat(crops, 1)).float()
+        return logits[torch.arange(len(logits), device=logits.device), classes - 1]
+
+    def losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """The parts of L = L_box + L_mask, L_box = L_cls + L_reg, on a batch of crops."""
+        maps = self.backbone(batch.images)
+        found = self.detector(maps[self.config.head_stride])
+        classification, regression = self.detector.loss(*found, batch.boxes, batch.classes, batch.ignore)
+        parts = {"class": classification, "box": regression * self.config.box_weight}
+        if len(batch.weights):
+            logits = self.masks(maps, batch.rois, batch.roi_classes)
+            parts["mask"] = mask_loss(logits, batch.targets, batch.weights)
+            if self.config.box_supervision:
+                weak = projection_loss(logits, batch.inside, 1 - batch.weights)
+                parts["mask"] = parts["mask"] + self.config.box_supervision * weak
+        else:
+            parts["mask"] = classification.new_zeros(())
+        return parts
+
+    @torch.no_grad()
+    def detect(self, maps: dict[int, torch.Tensor], image: int = 0, score: float = 0.05, overlap: float = 0.3):
+        """Boxes of one image of a batch, best first: boxes (k, 6), scores (k,), classes (k,).
+
+        Boxes scoring at most `score` are dropped, the best `config.candidates` go through NMS at IoU `overlap`.
+        """
+        features = maps[self.config.head_stride]
+        anchors, logits, code = self.detector(features[image : image + 1])
+        scores, classes = self.detector.scores(logits[0])
+        top = torch.nonzero(scores > score).flatten()
+        top = top[torch.sort(scores[top], descending=True, stable=True).indices[: self.config.candidates]]
+        shape = [n * self.config.head_stride for n in features.shape[2:]]
+        boxes = clip_boxes(decode(anchors[top], code[0, top]), shape)
+        solid = (boxes[:, 3:] - boxes[:, :3]).amin(1) > 0.5
+        boxes, scores, classes = boxes[solid], scores[top][solid], classes[top][solid]
+        kept = nms(boxes, scores, overlap)
+        return boxes[kept], scores[kept], classes[kept]

@@ -1,0 +1,192 @@
+"""Prediction: whole stacks by overlapping tiles, instances merged without seams, masks at the stack's resolution."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from weakseg_lib.data.prepare import compress, normalise, resample, working_shape
+from weakseg_lib.data.stacks import Stack, write_tiff
+from weakseg_lib.device import autocast, memory_format
+from weakseg_lib.jobs import list_jobs, write_boxes
+from weakseg_lib.model.network import Network
+from weakseg_lib.ops.boxes import nms
+from weakseg_lib.runs import Run, load_run
+
+LOWEST_SCORE = 0.05  # boxes below are not even collected
+MASK_BATCH = 64  # regions at a time in the mask head: bounds its memory
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Instances of one stack, best score first. Boxes (n, 6) float32 in working voxels, scores (n,), classes (n,) from 1,
+    masks (n, M, M, M) uint8: probability * 255 on a grid that fills the box; None for a detector trained alone."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+    masks: np.ndarray | None
+
+    def __getitem__(self, which) -> "Detections":
+        masks = None if self.masks is None else self.masks[which]
+        return Detections(self.boxes[which], self.scores[which], self.classes[which], masks)
+
+    def above(self, score: float, overlap: float) -> "Detections":
+        """Those scoring above `score` that survive non-maximum suppression at IoU `overlap`."""
+        chosen = self[self.scores > score]
+        kept = nms(torch.from_numpy(chosen.boxes), torch.from_numpy(chosen.scores), overlap)
+        return chosen[kept.numpy()]
+
+
+def tiles(shape, tile, halo: int, stride: int):
+    """Cover a volume of `shape` with blocks: yields (core, block), each a tuple of three slices.
+
+    Cores do not overlap and fill the volume; a block is its core and up to `halo` voxels more on every side, and starts
+    at a multiple of `stride`, so that every feature voxel of a block stands for the same place as in the whole volume.
+    """
+    axes = []
+    for n, t in zip(shape, tile, strict=True):
+        count = max(1, -(-n // t))
+        step = -(-n // count)
+        step = -(-step // stride) * stride
+        margin = -(-halo // stride) * stride
+        axes.append([((a, min(a + step, n)), (max(a - margin, 0), min(a + step + margin, n))) for a in range(0, n, step)])
+    for z in axes[0]:
+        for y in axes[1]:
+            for x in axes[2]:
+                yield tuple(slice(*a[0]) for a in (z, y, x)), tuple(slice(*a[1]) for a in (z, y, x))
+
+
+@torch.inference_mode()
+def detect_stack(
+    network: Network, image: np.ndarray, score: float, overlap: float, with_masks: bool = True, progress: bool = False
+) -> Detections:
+    """Detect and segment all instances of a normalised image (D, H, W) in working voxels.
+
+    The image is cut into tiles whose halo is the receptive field, so a tile sees at its core what the whole image would
+    show it. A box belongs to the tile whose core holds its centre: it is found once, and its mask, computed from the
+    features of that tile, is whole. A last non-maximum suppression goes over all boxes.
+    """
+    config, device = network.config, next(network.parameters()).device
+    network.eval()
+    parts = []
+    todo = list(tiles(image.shape, config.tile, config.halo, network.stride))
+    for core, block in tqdm(todo, desc="tiles", disable=not progress or len(todo) == 1, leave=False):
+        crop = compress(torch.from_numpy(image[block]))[None, None].to(device)
+        pad = [p for n in reversed(crop.shape[2:]) for p in (0, -n % network.stride)]
+        crop = F.pad(crop, pad).contiguous(memory_format=memory_format())
+        with autocast(device, config.precision):
+            maps = network.backbone(crop)
+            boxes, scores, classes = network.detect(maps, 0, score, overlap)
+            offset = boxes.new_tensor([s.start for s in block] * 2)
+            low, high = (boxes.new_tensor([getattr(s, end) for s in core]) for end in ("start", "stop"))
+            centre = (boxes[:, :3] + boxes[:, 3:]) / 2 + offset[:3]
+            mine = ((centre >= low) & (centre < high)).all(1)
+            boxes, scores, classes = boxes[mine], scores[mine], classes[mine]
+            masks = None
+            if with_masks:
+                masks = [
+                    (network.masks(maps, [b], c).sigmoid() * 255).round().to(torch.uint8).cpu().numpy()
+                    for b, c in zip(boxes.split(MASK_BATCH), classes.split(MASK_BATCH), strict=True)
+                ]
+                masks = np.concatenate(masks) if masks else np.zeros((0, *(2 * config.roi_size,) * 3), np.uint8)
+        found = (boxes + offset, scores, classes)
+        parts.append((*(v.float().cpu().numpy() if v.is_floating_point() else v.cpu().numpy() for v in found), masks))
+    boxes, scores, classes, masks = (
+        None if p[0] is None else np.concatenate(p) for p in zip(*parts, strict=True)
+    )
+    size = np.tile(image.shape, 2).astype(np.float32)
+    boxes = np.minimum(boxes, size)
+    order = np.argsort(-scores, kind="stable")
+    return Detections(boxes, scores, classes, masks)[order].above(score, overlap)
+
+
+def paste(found: Detections, shape, scale) -> np.ndarray:
+    """Labels (D, H, W) int32 of a stack of `shape`: instance i gets id i + 1 where its mask is above a half.
+
+    `scale` (3,): working voxels per voxel of the stack. Where masks overlap, the most probable one wins; a tie goes to
+    the better score.
+    """
+    labels = np.zeros(shape, np.int32)
+    best = np.full(shape, 127, np.uint8)
+    for i, box in enumerate(found.boxes):
+        low, high = box[:3] / scale, box[3:] / scale
+        first = np.maximum(np.floor(low), 0).astype(int)
+        last = np.minimum(np.ceil(high), shape).astype(int)
+        if (last <= first).any():
+            continue
+        grid = found.masks[i].astype(np.float32)
+        for axis in range(3):
+            matrix = _paste_matrix(low[axis], high[axis], first[axis], last[axis], grid.shape[axis])
+            grid = np.moveaxis(np.tensordot(matrix, grid, (1, axis)), 0, axis)
+        where = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
+        probability = np.round(grid).astype(np.uint8)
+        wins = probability > best[where]
+        labels[where][wins] = i + 1
+        best[where][wins] = probability[wins]
+    return labels
+
+
+def _paste_matrix(low, high, first, last, size) -> np.ndarray:
+    """(last - first, size): linear interpolation from a mask grid that fills [low, high) to the voxels first..last."""
+    centre = (np.arange(first, last) + 0.5 - low) / max(high - low, 1e-6) * size - 0.5
+    position = np.clip(centre, 0, size - 1)
+    weight = np.clip(1 - np.abs(np.arange(size) - position[:, None]), 0, None)
+    # A voxel whose centre is outside the box is outside the instance.
+    return weight * ((centre >= -0.5) & (centre < size - 0.5))[:, None]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The instances of one stack: ids (n,) from 1, boxes (n, 6) float32 in voxels of the stack, scores (n,), classes (n,),
+    best score first; labels (D, H, W) int32 with these ids, or None for a detector trained alone."""
+
+    ids: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+    labels: np.ndarray | None
+
+
+def predict_stack(run: Run, stack: Stack, score=None, overlap=None, progress: bool = False) -> Prediction:
+    """Segment one stack with a trained run. `score` and `overlap`: thresholds, by default those chosen in training."""
+    info = run.info
+    shape = working_shape(stack.image.shape, stack.voxel_size, info["working_voxel_um"])
+    scale = np.array(shape) / stack.image.shape
+    image = normalise(resample(stack.image, shape))
+    score = info["score_threshold"] if score is None else score
+    overlap = info["nms_threshold"] if overlap is None else overlap
+    found = detect_stack(run.network, image, score, overlap, info["has_masks"], progress)
+    labels = None
+    if info["has_masks"]:
+        labels = paste(found, stack.image.shape, scale)
+        # An instance that others cover wholly has no voxel to show.
+        found_ids = np.unique(labels)[1:]
+        found = found[found_ids - 1]
+        labels = np.searchsorted(np.concatenate([[0], found_ids]), labels).astype(np.int32)
+    boxes = (found.boxes / np.tile(scale, 2)).astype(np.float32)
+    return Prediction(np.arange(1, len(boxes) + 1), boxes, found.scores, found.classes, labels)
+
+
+def predict(run_folder, inputs, out, *, voxel_size=None, frame=None, device="auto", progress=True) -> list[Path]:
+    """Segment every stack of `inputs` and write maskTTT.tif and boxesTTT.csv, the challenge's result layout.
+
+    inputs: sequence folders, TIFFs, OME-Zarrs. One sequence goes into `out` itself, several into out/01_RES, ...; an
+    image outside a sequence into mask_NAME.tif and boxes_NAME.csv. Returns the folders written to.
+
+    Raises InputError for the first unusable input, before that stack's earlier result is touched.
+    """
+    run = load_run(run_folder, device)
+    jobs = list_jobs([Path(i) for i in inputs], Path(out))
+    bar = tqdm(jobs, desc="segmenting", unit="stack", disable=not progress)
+    for job in bar:
+        stack = job.read(voxel_size, frame)
+        bar.set_postfix_str(stack.name)
+        found = predict_stack(run, stack, progress=progress)
+        if found.labels is not None:
+            write_tiff(job.mask, found.labels, stack.voxel_size)
+        write_boxes(job.boxes, found)
+    return sorted({job.mask.parent for job in jobs})

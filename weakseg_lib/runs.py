@@ -1,0 +1,86 @@
+"""A run folder: what training leaves behind and prediction starts from."""
+
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from weakseg_lib.config import Config, with_settings
+from weakseg_lib.data.files import atomic_path, read_json
+from weakseg_lib.device import memory_format, pick_device
+from weakseg_lib.errors import InputError
+from weakseg_lib.model.network import Network
+
+RUN_FORMAT = 1
+RUN, CONFIG, LOG, CHECKPOINT, WEIGHTS = "run.json", "config.json", "log.csv", "checkpoint.pt", "weights.pt"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training: network (averaged weights, evaluation mode), its settings, and run.json as a dict.
+
+    info: among others working_voxel_um (z, y, x), anchor_sizes (A, 3) working voxels, has_masks, score_threshold,
+    nms_threshold.
+    """
+
+    folder: Path
+    config: Config
+    info: dict
+    network: Network
+
+
+def load_run(folder, device="auto") -> Run:
+    """Read a finished run folder.
+
+    Raises InputError where it is missing, not a run folder, of another format, unfinished or damaged.
+    """
+    folder = Path(folder)
+    info = read_info(folder)
+    if not info.get("finished"):
+        raise InputError(folder, "its training has not finished", "continue it with `weakseg fit ... --resume`")
+    config = read_config(folder)
+    network = Network(config, info["anchor_sizes"])
+    weights = folder / WEIGHTS
+    try:
+        network.load_state_dict(load_tensors(weights))
+    except RuntimeError as error:
+        raise InputError(weights, f"does not fit {CONFIG} ({str(error).splitlines()[0]})", "train again") from None
+    network.to(pick_device(device), memory_format=memory_format()).eval()
+    return Run(folder, config, info, network)
+
+
+def read_info(folder: Path) -> dict:
+    """run.json of a run folder, checked to be of this library's format."""
+    if not (folder / RUN).is_file():
+        raise InputError(folder, f"is not a run folder (it has no {RUN})", "give the folder of `weakseg fit --out`")
+    info = read_json(folder / RUN)
+    if info.get("format") != RUN_FORMAT:
+        problem = f"is a run of format {info.get('format')} (weakseg {info.get('weakseg', '?')}), this reads {RUN_FORMAT}"
+        raise InputError(folder, problem, "install that version of weakseg, or train again")
+    return info
+
+
+def read_config(folder: Path) -> Config:
+    return with_settings(Config(), read_json(folder / CONFIG).items(), folder / CONFIG)
+
+
+def save_tensors(path: Path, value):
+    """torch.save, whole or not at all."""
+    # By way of memory: torch hides a full disk behind an error of its own.
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    with atomic_path(path) as tmp:
+        tmp.write_bytes(buffer.getbuffer())
+
+
+def load_tensors(path: Path):
+    """torch.load to the CPU. Raises InputError where the file is missing or damaged."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(path, "no such file", "train again") from None
+    except (RuntimeError, EOFError, zipfile.BadZipFile, json.JSONDecodeError, ValueError) as error:
+        raise InputError(path, f"is damaged ({str(error).splitlines()[0][:80]})", "train again") from None

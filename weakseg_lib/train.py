@@ -1,0 +1,223 @@
+"""Training: weak annotations in, a run folder out.
+
+RUN/run.json        what was trained on what, by which versions: working voxel size, anchors, thresholds
+RUN/config.json     every setting
+RUN/log.csv         the losses
+RUN/checkpoint.pt   what `--resume` continues from: weights, their average, optimiser, step
+RUN/weights.pt      the averaged weights, once finished
+"""
+
+import csv
+import platform
+import shutil
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+import weakseg_lib
+from weakseg_lib.calibrate import choose_thresholds
+from weakseg_lib.config import Config
+from weakseg_lib.data.annotation import read_weak
+from weakseg_lib.data.crops import CropSampler
+from weakseg_lib.data.files import atomic_path, write_json
+from weakseg_lib.data.prepare import PreparedStack, prepare, working_voxel
+from weakseg_lib.data.stacks import Sequence
+from weakseg_lib.device import pick_device
+from weakseg_lib.errors import InputError
+from weakseg_lib.model.anchors import anchor_sizes_from_boxes
+from weakseg_lib.model.network import Network
+from weakseg_lib.runs import (
+    CHECKPOINT,
+    CONFIG,
+    LOG,
+    RUN,
+    RUN_FORMAT,
+    WEIGHTS,
+    Run,
+    load_run,
+    load_tensors,
+    read_config,
+    read_info,
+    save_tensors,
+)
+from weakseg_lib.trainer import Trainer
+
+CHECKPOINT_SECONDS = 60
+LOG_EVERY = 10
+COLUMNS = ("step", "seconds", "lr", "loss", "loss_class", "loss_box", "loss_mask")
+
+
+def fit(
+    sequences,
+    out,
+    config: Config | None = None,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+    voxel_size=None,
+    on_log=None,
+    progress: bool = True,
+) -> Run:
+    """Train on the weak annotations (NAME/01_WEAK) of sequences and write the run folder `out`.
+
+    Args:
+        sequences: folders NAME/01 or `Sequence` objects.
+        config: settings; None is the laptop preset, or, with `resume`, those of the run.
+        seed: of the weights and of every crop.
+        resume: continue a run that was stopped. On a CPU it ends in the very weights of an uninterrupted run, as long
+            as steps and not minutes end it.
+        voxel_size: (z, y, x) um, for images that do not know theirs.
+        on_log: called with each row of the log (a dict of `COLUMNS`), for live curves.
+
+    Raises InputError for unusable data or annotation and for an `out` that holds a run (unless resumed).
+    """
+    out, device = Path(out), pick_device(device)
+    sequences = [s if isinstance(s, Sequence) else Sequence(s) for s in sequences]
+    started = (out / RUN).is_file()
+    if started and not resume:
+        raise InputError(out, "already holds a run", "continue it with --resume, or choose another folder")
+    if started:
+        info, config, seed = _check_resume(out, sequences, config, seed)
+        if info["finished"]:
+            return load_run(out, device.type)
+    else:
+        config = config or Config()
+        if not config.steps and not config.minutes:
+            raise InputError("--steps", "neither steps nor minutes limit the training", "give one of them")
+        info = _survey(sequences, config, seed, voxel_size, device, progress)
+        write_json(out / CONFIG, config.to_json())
+        write_json(out / RUN, info)
+
+    torch.manual_seed(seed)
+    network = Network(config, info["anchor_sizes"])
+    prepared = out / "prepared"
+    try:
+        stacks = _prepare_all(sequences, info["working_voxel_um"], voxel_size, prepared, progress)
+        trainer = Trainer(network, CropSampler(stacks, config, seed), config, device)
+        if (out / CHECKPOINT).is_file():
+            trainer.load_state(load_tensors(out / CHECKPOINT))
+        _train(trainer, out, on_log, progress)
+        network.load_state_dict(trainer.average)
+        save_tensors(out / WEIGHTS, {k: v.cpu() for k, v in trainer.average.items()})
+        info |= choose_thresholds(network, stacks, progress)
+    finally:
+        shutil.rmtree(prepared, ignore_errors=True)
+    info |= {"finished": True, "steps": trainer.done, "seconds": round(trainer.seconds, 1)}
+    write_json(out / RUN, info)
+    return load_run(out, device.type)
+
+
+def _survey(sequences, config, seed, voxel_size, device, progress) -> dict:
+    """Read everything once, so that whatever is wrong is said before the training, and collect what run.json tells."""
+    sides, voxels, n_stacks, n_masks = [], [], 0, 0
+    for sequence, t in _frames(sequences, "checking annotations", progress):
+        stack = sequence.read(t, voxel_size=voxel_size)
+        annotation = read_weak(sequence, t, stack.image.shape)
+        sides.append((annotation.boxes[:, 3:] - annotation.boxes[:, :3]) * stack.voxel_size)
+        voxels.append(stack.voxel_size)
+        n_stacks += 1
+        n_masks += int(annotation.has_mask.sum())
+    sides = np.concatenate(sides)
+    names = ", ".join(str(s.path) for s in sequences)
+    if not len(sides):
+        raise InputError(names, "no boxes in any stack", "draw a box around every cell, or run `weakseg annotate`")
+    if not n_masks:
+        warnings.warn(f"{names}: no instance has a mask, so only the detector is trained", stacklevel=3)
+    working = working_voxel(sides, np.median(voxels, axis=0), config.cell_size)
+    boxes = np.concatenate([np.zeros_like(sides), sides / working], 1)
+    return {
+        "format": RUN_FORMAT,
+        "weakseg": weakseg_lib.__version__,
+        "finished": False,
+        "sequences": [str(s.path) for s in sequences],
+        "stacks": n_stacks,
+        "instances": len(sides),
+        "masks": n_masks,
+        "has_masks": n_masks > 0,
+        "working_voxel_um": working,
+        "anchor_sizes": anchor_sizes_from_boxes(boxes, config.anchors).round(3).tolist(),
+        "seed": seed,
+        "device": device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _frames(sequences, what, progress):
+    pairs = [(sequence, t) for sequence in sequences for t in sequence.frames]
+    return tqdm(pairs, desc=what, unit="stack", disable=not progress, leave=False)
+
+
+def _prepare_all(sequences, working, voxel_size, folder, progress) -> list[PreparedStack]:
+    stacks = []
+    for sequence, t in _frames(sequences, "resampling stacks", progress):
+        stack = sequence.read(t, voxel_size=voxel_size)
+        annotation = read_weak(sequence, t, stack.image.shape)
+        stacks.append(prepare(stack, annotation, working, folder / f"{len(stacks):05d}"))
+    return stacks
+
+
+def _train(trainer: Trainer, out: Path, on_log, progress):
+    """Step until the progress is 1, with a log and a checkpoint every minute."""
+    rows = _read_log(out / LOG, trainer.done)
+    sums, saved = {}, time.monotonic()
+    bar = tqdm(total=100, initial=int(100 * trainer.progress), desc="training", unit="%", disable=not progress)
+    bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+    while trainer.progress < 1:
+        losses = trainer.step()
+        sums = {k: sums.get(k, 0) + v / LOG_EVERY for k, v in losses.items()}
+        if trainer.done % LOG_EVERY == 0:
+            row = {"step": trainer.done, "seconds": round(trainer.seconds, 2)}
+            row |= {k: float(f"{v:.6g}") for k, v in sums.items()}
+            rows.append(row)
+            sums = {}
+            bar.set_postfix(step=trainer.done, loss=row["loss"], mask=row["loss_mask"])
+            if on_log:
+                on_log(row)
+        if time.monotonic() - saved > CHECKPOINT_SECONDS and trainer.done % LOG_EVERY == 0:
+            _save(trainer, out, rows)
+            saved = time.monotonic()
+        bar.update(int(100 * min(trainer.progress, 1)) - bar.n)
+    bar.close()
+    _save(trainer, out, rows)
+
+
+def _save(trainer, out, rows):
+    _write_log(out / LOG, rows)
+    save_tensors(out / CHECKPOINT, trainer.state())
+
+
+def _read_log(path: Path, steps: int) -> list[dict]:
+    """The rows of an earlier part of this run, up to its last checkpoint."""
+    if not path.is_file():
+        return []
+    with open(path, newline="") as file:
+        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    return [row | {"step": int(row["step"])} for row in rows if row["step"] <= steps]
+
+
+def _write_log(path: Path, rows):
+    with atomic_path(path) as tmp, open(tmp, "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _check_resume(out, sequences, config, seed):
+    """The run's own info, settings and seed; InputError where the call asks for others."""
+    info, own = read_info(out), read_config(out)
+    if config is not None and config != own:
+        old, new = own.to_json(), config.to_json()
+        changed = ", ".join(f"{k} was {old[k]}, now {new[k]}" for k in old if old[k] != new[k])
+        raise InputError(out, f"cannot resume with other settings ({changed})", "leave them out, or start a new run")
+    named = [str(s.path) for s in sequences]
+    if named != info["sequences"]:
+        fix = f"give {', '.join(info['sequences'])}, or start a new run"
+        raise InputError(out, f"was trained on other sequences than {', '.join(named)}", fix)
+    return info, own, info["seed"]
