@@ -100,11 +100,15 @@ def test_segmentation_by_hand():
 
 
 def test_segmentation_pairs_for_the_most_common_voxels():
-    # A row of 10 voxels, true: 1 is x 0-5, 2 is x 6-9. Predicted: 1 is x 0-8, 2 is x 9. 1 with 1 and 2 with 2
-    # share 6 + 1 voxels; 1 with 2 shares 3 and leaves 2 nothing.
-    predicted = {1: (0, 0, 0, 1, 1, 9), 2: (0, 0, 9, 1, 1, 10)}
-    true = {1: (0, 0, 0, 1, 1, 6), 2: (0, 0, 6, 1, 1, 10)}
-    assert measures.segmentation(overlaps(predicted, true)) == VoxelOverlap(7, 10, 10)
+    # A row of voxels. 1 with 1 shares x 14-19, six voxels, and leaves 2 and 2 nothing; 1 with 2 and 2 with 1 share
+    # 2 + 3, though the sum of their IoUs is larger: 2/10 + 3/20 against 6/22.
+    true = {1: (0, 0, 0, 1, 1, 20), 2: (0, 0, 20, 1, 1, 24)}
+    predicted = {1: (0, 0, 14, 1, 1, 22), 2: (0, 0, 0, 1, 1, 3)}
+    assert measures.segmentation(overlaps(predicted, true, (1, 1, 24))) == VoxelOverlap(6, 11, 24)
+    # Here the best pair first, 1 with 1 at five voxels, would leave 2 nothing: 4 + 3 are more.
+    true = {1: (0, 0, 0, 1, 1, 8), 2: (0, 0, 8, 1, 1, 12)}
+    predicted = {1: (0, 0, 3, 1, 1, 12), 2: (0, 0, 0, 1, 1, 3)}
+    assert measures.segmentation(overlaps(predicted, true, (1, 1, 12))) == VoxelOverlap(7, 12, 12)
 
 
 def test_two_cells_under_one_prediction():
@@ -148,9 +152,9 @@ def test_ctc_det_does_not_fall_below_zero():
 
 
 def test_voxels_outside_matched_boxes_do_not_count_in_the_union_reading():
-    # The second box has IoU 2 / 8 with its truth: its 8 right voxels are lost, both sums stay whole.
+    # The first predicted box has IoU 2 / 8 with its truth: its 8 right voxels are lost, both sums stay whole.
     true = {1: (0, 0, 0, 2, 4, 4), 2: (2, 5, 0, 4, 7, 8)}
-    predicted = {1: (0, 0, 0, 2, 4, 4), 2: (2, 5, 0, 4, 7, 2)}
+    predicted = {1: (2, 5, 0, 4, 7, 2), 2: (0, 0, 0, 2, 4, 4)}
     assert union(predicted, true) == VoxelOverlap(overlap=32, predicted=40, true=64)
     assert measures.segmentation(overlaps(predicted, true)).overlap == 40
 

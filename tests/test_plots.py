@@ -153,7 +153,8 @@ def test_curves(tmp_path):
     assert "200, after 2.0 min" in bottom.get_xlabel()
     # 3 / step falls and is convex, so every running mean lies within the values it is taken from.
     mean = thick[0].get_ydata()
-    assert len(mean) == 200 - 200 // 30 + 1 and (np.diff(mean) < 0).all() and 3 / 200 < mean[-1] < 3 / 194
+    assert len(mean) == 195 and (np.diff(mean) < 0).all() and 3 / 200 < mean[-1] < 3 / 195
+    assert thick[0].get_xdata()[[0, -1]].tolist() == [3, 197]  # the middles of 1..6 and 195..200
 
 
 def test_curves_of_one_step(tmp_path):

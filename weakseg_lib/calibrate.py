@@ -5,7 +5,7 @@ import torch
 from tqdm.auto import tqdm
 
 from weakseg_lib.measures import match_boxes
-from weakseg_lib.predict import LOWEST_SCORE, detect_stack
+from weakseg_lib.prediction import LOWEST_SCORE, detect_stack
 
 MOST_STACKS = 16  # enough to choose two numbers, and bounded work for a large training set
 SCORES = np.arange(0.1, 0.81, 0.05)

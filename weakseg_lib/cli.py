@@ -4,7 +4,6 @@ Exit status 0 when done, 2 with one line on stderr for a user's mistake, 130 whe
 """
 
 import argparse
-import json
 import sys
 import warnings
 from pathlib import Path
@@ -71,8 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     command = _add(commands, "evaluate", _evaluate, "score a result against the truth")
     command.add_argument("result", metavar="RESULT", help="folder of `weakseg predict --out`, or one mask TIFF")
     command.add_argument("truth", metavar="TRUTH", help="NAME/01, NAME/01_GT, NAME, or one label TIFF")
-    command.add_argument("--frames", help='only these, like "80-149" or "01:80-149,02:50-79"')
-    command.add_argument("--picture", metavar="FILE", help="also draw hits, misses and false alarms of the worst stack")
+    command.add_argument("--frames", help='only these: "80-149", "01:80-149,02:50-79" or "predicted"')
+    command.add_argument("--picture", metavar="PNG", help="also draw hits, misses and false alarms of the worst stack")
     command.add_argument("--json", metavar="FILE", help="also write every number to FILE")
     _add_voxel_size(command)
     return parser
@@ -156,7 +155,7 @@ def _positive(name, value):
 
 
 def _predict(options):
-    from weakseg_lib.predict import predict
+    from weakseg_lib.prediction import predict
 
     for folder in predict(
         options.trained,
@@ -171,9 +170,30 @@ def _predict(options):
 
 def _evaluate(options):
     from weakseg_lib.data.files import write_json
-    from weakseg_lib.evaluate import evaluate, format_table
+    from weakseg_lib.evaluation import evaluate, format_table
 
     scores = evaluate(options.result, options.truth, frames=options.frames, voxel_size=options.voxel_size)
     print(format_table(scores), end="")
     if options.json:
-        write_json(options.json, json.loads(json.dumps(scores)))
+        write_json(options.json, scores)
+    if options.picture:
+        print(f"drew {_draw_worst(scores, options)}: the stack with the lowest detection F1")
+
+
+def _draw_worst(scores, options) -> Path:
+    from weakseg_lib.data.stacks import read_stack
+    from weakseg_lib.evaluation import read_predicted, read_true
+    from weakseg_lib.plots import save_figure, show_outcome
+    from weakseg_lib.result_files import image_of_truth, pair_stacks
+
+    rows = scores["stacks"]
+    worst = min(range(len(rows)), key=lambda i: rows[i].get("detection_f1") or 0.0)
+    pair = pair_stacks(options.result, options.truth, options.frames)[0][worst]
+    true = read_true(pair.true)
+    predicted = read_predicted(pair.predicted, true)
+    if predicted.labels is None or true.labels is None:
+        raise InputError("--picture", "needs masks on both sides", "leave it out for boxes or markers alone")
+    stack = read_stack(image_of_truth(pair.true.labels), options.voxel_size)
+    title = f"{pair.group or ''} {pair.frame if pair.frame is not None else ''}".strip()
+    figure = show_outcome(stack.image, stack.voxel_size, predicted.labels, true.labels, title=title)
+    return save_figure(figure, options.picture)

@@ -26,10 +26,11 @@ class Config:
     anchors: int = 1
     head_stride: int = 2
     loss: str = "default"  # "paper": Eq. 1 as printed, IoU matching, binary mask targets
-    box_weight: float = 2.0  # weight of the regression loss (Eq. 1 has lambda, then drops it)
+    box_weight: float = 2.0  # lambda of Eq. 1: weight of the regression loss
     # masks
     roi_strides: tuple[int, int] = (1, 2)  # the "two different layers" of section 2.2 (reconstructed)
     roi_size: int = 14  # s of the paper; one x2 up-convolution makes masks of 2 s (reconstructed)
+    roi_margin: float = 0.2  # the mask's region is longer than the box by this share: a tight box must not cut a cell
     mask_channels: int = 32
     rois: int = 8  # regions a crop for the mask head
     soft_targets: bool = True  # mask targets are the covered share of each mask voxel, not 0 or 1
@@ -48,8 +49,8 @@ class Config:
     noise: float = 0.05  # largest standard deviation of added noise, as a share of the bright level
     blur: float = 0.0  # largest sigma of added blur, in voxels
     # prediction
-    tile: tuple[int, int, int] = (48, 160, 160)
-    halo: int = 32  # overlap of the tiles on every side, at least the receptive field
+    tile: tuple[int, int, int] = (64, 224, 224)  # core of a tile, without its overlap with the others
+    views: int = 1  # of 8 mirror images that are looked at and averaged; time grows with them
     candidates: int = 1000  # best boxes a tile that go into non-maximum suppression
 
     def replace(self, **changes) -> "Config":
@@ -71,6 +72,8 @@ PAPER = Config(
     steps=20000,
     mask_channels=64,
 )
+# What `loss=paper` also brings, unless set otherwise: the other departures from the paper's method.
+PAPER_METHOD = {"soft_targets": False, "roi_margin": 0.0, "box_supervision": 0.0, "anchors": 3, "views": 1}
 PRESETS = {"laptop": LAPTOP, "paper": PAPER}
 
 
@@ -103,6 +106,9 @@ def with_settings(config: Config, pairs, where) -> Config:
     """`config` with (key, value) pairs applied; text values are parsed to the type of the field."""
     fields = {f.name: f for f in dataclasses.fields(Config)}
     changes = {}
+    pairs = list(pairs)
+    if ("loss", "paper") in pairs:
+        changes |= {key: value for key, value in PAPER_METHOD.items() if key not in dict(pairs)}
     for key, value in pairs:
         if key not in fields:
             raise InputError(where, f"unknown setting {key!r}", f"known are {', '.join(fields)}")

@@ -60,7 +60,7 @@ def list_jobs(inputs: list[Path], out: Path) -> list[Job]:
 def _file_job(path: Path, out: Path) -> Job:
     # t012.tif outside a call for its sequence still gets the challenge's name, so that `evaluate` finds its truth.
     number = re.fullmatch(r"t(\d{3,})\.tif", path.name)
-    name = number[1] if number else f"_{re.sub(r'(\.ome)?\.(tiff?|zarr)$', '', path.name)}"
+    name = number[1] if number else "_" + re.sub(r"(\.ome)?\.(tiff?|zarr)$", "", path.name)
     return Job(path, out / f"mask{name}.tif", out / f"boxes{name}.csv")
 
 

@@ -122,7 +122,7 @@ def plot_curves(log):
 def plot_scores(scores, measures=None):
     """Compare results: a dot with its number for the mean of each result, ticks for its groups.
 
-    scores: {name: what `weakseg_lib.evaluate.evaluate` returns}. measures: {key: name to print}, keys as in
+    scores: {name: what `weakseg_lib.evaluation.evaluate` returns}. measures: {key: name to print}, keys as in
     the evaluation's "mean"; by default the F1 scores and SEG. A measure that a result lacks is left out.
     """
     measures = measures or {

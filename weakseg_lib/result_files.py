@@ -1,6 +1,6 @@
 """Which predicted and which true stacks belong together, found in the layouts of the Cell Tracking Challenge.
 
-A group is one sequence ("01"). Files are found here and box tables read; volumes are read by evaluate.py.
+A group is one sequence ("01"). Files are found here and box tables read; volumes are read by evaluation.py.
 """
 
 import csv
@@ -30,10 +30,10 @@ class StackFiles:
 
 @dataclass(frozen=True)
 class StackPair:
-    """One stack to score; the frame is None where the file's name has no number."""
+    """One stack to score; its frame is the name of the file where that has no number."""
 
     group: str
-    frame: int | None
+    frame: int | str
     predicted: StackFiles
     true: StackFiles
 
@@ -71,17 +71,17 @@ def pair_stacks(result, truth, frames=None):
 def find_results(path):
     """Find predictions: {group: {frame: StackFiles}}, group None where no folder NN_RES names it.
 
-    path: a folder with maskTTT.tif or boxesTTT.csv or both, a folder with one or more NN_RES, or one mask
-    TIFF (boxesTTT.csv beside it belongs to it). Raises InputError if there is none of these.
+    path: a folder with maskTTT.tif or boxesTTT.csv or both (or mask_NAME.tif), a folder with one or more
+    NN_RES, or one mask TIFF (boxesTTT.csv beside it belongs to it). Raises InputError for anything else.
     """
     path = Path(path)
     if not path.exists():
         raise InputError(path, "no such file or folder", RESULT_FORMS)
     if path.is_file():
-        folder = path.resolve().parent
-        frame = _frame_of(path)
-        boxes = _numbered(folder, "boxes", ".csv").get(frame) if path.name.startswith("mask") else None
-        return {_group_of(folder): {frame: StackFiles(labels=path, boxes=boxes)}}
+        own = path.resolve()
+        boxes = own.with_name(re.sub("^mask", "boxes", own.stem) + ".csv")
+        stack = StackFiles(labels=path, boxes=boxes if boxes.is_file() else None)
+        return {_group_of(own.parent): {_frame_of(path): stack}}
     folders = [path, *sorted(path.glob("*_RES"))]
     found = [(_group_of(folder), _result_stacks(folder)) for folder in folders]
     found = {group: stacks for group, stacks in found if stacks}
@@ -124,6 +124,15 @@ def find_truth(path):
         problem = notes[0] if notes else "holds no truth (01_GT/SEG, 01_GT/TRA or 01_WEAK)"
         raise InputError(path, problem, TRUTH_FORMS)
     return dict(sorted(truths.items())), notes
+
+
+def image_of_truth(labels):
+    """Path of the image that labels NAME/01_GT/SEG/man_segTTT.tif belong to. Raises InputError without one."""
+    folder = labels.resolve().parent.parent
+    image = folder.with_name(folder.name.removesuffix("_GT")) / labels.name.replace("man_seg", "t")
+    if not image.is_file():
+        raise InputError(image, "no such image", f"put the image of {labels.name} there")
+    return image
 
 
 def parse_frames(text):
@@ -178,11 +187,11 @@ def _single_pair(results, truths, result, truth):
     """The one pair that a single file stands for: of the same frame number, or of the only stack there is."""
     results, truths = _same_groups(results, truths, result, truth)
     ((group, predicted),), (true,) = results.items(), truths.values()
-    both_files = Path(result).is_file() and Path(truth).is_file()
-    only_choice = len(predicted) == len(true) == 1 and (both_files or None in {*predicted, *true})
-    if only_choice:
-        ((frame, predicted),), ((other, true),) = predicted.items(), true.items()
-        return StackPair(group, other if frame is None else frame, predicted, true)
+    if len(predicted) == len(true) == 1:
+        ((frame, predicted_stack),), ((other, true_stack),) = predicted.items(), true.items()
+        both_files = Path(result).is_file() and Path(truth).is_file()
+        if both_files or isinstance(frame, str) or isinstance(other, str):
+            return StackPair(group, other if isinstance(frame, str) else frame, predicted_stack, true_stack)
     common = set(predicted) & set(true)
     if len(common) != 1:
         fix = "name it maskTTT.tif with the number of its frame, or give single files for both"
@@ -208,17 +217,21 @@ def _same_groups(results, truths, result, truth):
 
 
 def _wanted_frames(results, truths, frames):
-    """{group: sorted frames to score}."""
+    """{group: frames to score, in order}."""
     if isinstance(frames, dict):
         unknown = set(frames) - set(truths)
         if unknown:
             raise InputError("--frames", f"there is no {_names(unknown)}", f"choose from {_names(truths)}")
-        return {group: sorted(chosen) for group, chosen in frames.items()}
+        return {group: _in_order(chosen) for group, chosen in frames.items()}
     if frames is None:
-        return {group: sorted({*results[group], *truths[group]}) for group in truths}
+        return {group: _in_order({*results[group], *truths[group]}) for group in truths}
     if frames == "predicted":
-        return {group: sorted(results[group]) for group in truths}
-    return {group: sorted(frames) for group in truths}
+        return {group: _in_order(results[group]) for group in truths}
+    return {group: _in_order(frames) for group in truths}
+
+
+def _in_order(frames):
+    return sorted(frames, key=lambda t: (isinstance(t, str), t))
 
 
 def _names(groups):
@@ -226,28 +239,30 @@ def _names(groups):
 
 
 def _refuse_missing(wanted, present, group, path, what, fix):
-    missing = sorted(set(wanted) - set(present))
+    missing = _in_order(set(wanted) - set(present))
     if missing:
-        shown = ", ".join(f"{t:03d}" for t in missing[:10]) + (", ..." if len(missing) > 10 else "")
+        shown = ", ".join(f"{t:03d}" if isinstance(t, int) else t for t in missing[:10])
+        shown += ", ..." if len(missing) > 10 else ""
         problem = f"has no {what} of {len(missing)} frames of group {group} ({shown})"
         raise InputError(path, problem, f"{fix}, or choose the frames to score with --frames")
 
 
 def _result_stacks(folder):
-    masks, boxes = _numbered(folder, "mask", ".tif"), _numbered(folder, "boxes", ".csv")
+    masks, boxes = _numbered(folder, "mask", ".tif", True), _numbered(folder, "boxes", ".csv", True)
     return {t: StackFiles(masks.get(t), boxes.get(t)) for t in {*masks, *boxes}}
 
 
-def _numbered(folder, prefix, suffix):
-    """{frame: path} of the files PREFIX + three or more digits + SUFFIX in a folder."""
-    pattern = re.compile(re.escape(prefix) + r"(\d{3,})" + re.escape(suffix))
-    found = ((pattern.fullmatch(file.name), file) for file in sorted(folder.glob(f"{prefix}*{suffix}")))
-    return {int(match[1]): file for match, file in found if match}
+def _numbered(folder, prefix, suffix, named=False):
+    """{frame: path} of the files PREFIX + three or more digits + SUFFIX, and PREFIX_NAME if `named`."""
+    pattern = rf"{prefix}\d{{3,}}|{prefix}_.+" if named else rf"{prefix}\d{{3,}}"
+    files = sorted(folder.glob(f"{prefix}*{suffix}"))
+    return {_frame_of(file): file for file in files if re.fullmatch(pattern, file.stem)}
 
 
 def _frame_of(path):
-    match = re.fullmatch(r"[A-Za-z_]+(\d{3,})\.tiff?", path.name)
-    return int(match[1]) if match else None
+    """The number in maskTTT or man_segTTT, the name in mask_NAME, else the whole name."""
+    number = re.fullmatch(r"(?:mask|boxes|man_seg|man_track)(\d{3,})", path.stem)
+    return int(number[1]) if number else re.sub("^(mask|boxes)_", "", path.stem)
 
 
 def _group_of(folder):

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from weakseg_lib.config import Config
 from weakseg_lib.data.prepare import PreparedStack, compress
 from weakseg_lib.model.network import Batch
-from weakseg_lib.ops.boxes import box_volume
+from weakseg_lib.ops.boxes import box_volume, enlarge
 from weakseg_lib.ops.roi_align import roi_align_3d
 
 VISIBLE = 0.4  # a cell of which less lies in the crop is neither taught nor counted as background
@@ -82,7 +82,7 @@ class CropSampler:
         return np.clip(np.round(centre - cut * rng.uniform(0.2, 0.8, 3)), 0, room).astype(int)
 
     def _regions(self, boxes, seen, has_mask, rng):
-        """Regions for the mask head: annotated boxes, moved and stretched by about a tenth as a detector would err."""
+        """Regions for the mask head: the boxes with their margin, moved and stretched as a detector would err."""
         config = self.config
         masked = np.flatnonzero(seen.numpy() & has_mask)
         weak = np.flatnonzero(seen.numpy() & ~has_mask) if config.box_supervision else masked[:0]
@@ -91,10 +91,10 @@ class CropSampler:
             masked = np.resize(rng.permutation(masked), min(config.rois, 3 * len(masked)))
         weak = rng.permutation(weak)[: max(config.rois // 2, config.rois - len(masked))]
         which = np.concatenate([masked, weak])
-        box = boxes[torch.from_numpy(which)]
+        box = enlarge(boxes[torch.from_numpy(which)], config.roi_margin)
         size = box[:, 3:] - box[:, :3]
         centre = (box[:, :3] + box[:, 3:]) / 2 + size * torch.from_numpy(rng.normal(0, 0.05, size.shape)).float()
-        half = size / 2 * torch.from_numpy(np.exp(rng.normal(0.03, 0.08, size.shape))).float()
+        half = size / 2 * torch.from_numpy(np.exp(rng.normal(0, 0.08, size.shape))).float()
         return torch.cat([centre - half, centre + half], 1), which
 
     def _intensities(self, image: torch.Tensor, rng) -> torch.Tensor:

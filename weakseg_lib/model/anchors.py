@@ -54,29 +54,29 @@ def match_iou(anchors: torch.Tensor, boxes: torch.Tensor, positive=0.5, negative
     return match
 
 
-def match_atss(anchors: torch.Tensor, boxes: torch.Tensor, candidates: int = 27) -> torch.Tensor:
+def match_atss(anchors: torch.Tensor, boxes: torch.Tensor, sizes: int = 1, candidates: int = 27) -> torch.Tensor:
     """Adaptive training sample selection (Zhang et al., CVPR 2020): same result as `match_iou`, no thresholds to set.
 
-    For each box the `candidates` anchors with the nearest centres compete; those whose IoU is at least the mean plus the
-    standard deviation of all candidates' and whose centre lies inside the box are positive. So small, elongated and
-    badly fitting cells get their share of positives too. An anchor claimed twice goes to the larger IoU.
+    For each box the anchors, of `sizes` sizes each, of the `candidates` nearest positions compete; those whose IoU is at
+    least the mean plus the standard deviation of all that compete, and whose centre lies inside the box, are positive.
+    So small, elongated and badly fitting cells get their share too. An anchor claimed twice goes to the larger IoU.
     """
     match = torch.full((len(anchors),), BACKGROUND, device=anchors.device)
     if len(boxes) == 0:
         return match
-    centres = (anchors[:, :3] + anchors[:, 3:]) / 2
+    positions = (anchors[::sizes, :3] + anchors[::sizes, 3:]) / 2
     middle = (boxes[:, :3] + boxes[:, 3:]) / 2
     # Distance in units of the box's sides: nearest for a flat cell is not nearest in voxels.
-    sides = (boxes[:, 3:] - boxes[:, :3]).clamp(min=1)
-    distance = ((centres[None] - middle[:, None]) / sides[:, None]).square().sum(-1)
-    nearest = distance.topk(min(candidates, len(anchors)), largest=False).indices
+    length = (boxes[:, 3:] - boxes[:, :3]).clamp(min=1)
+    distance = ((positions[None] - middle[:, None]) / length[:, None]).square().sum(-1)
+    nearest = distance.topk(min(candidates, len(positions)), largest=False).indices
     best = torch.zeros(len(anchors), device=anchors.device)
     for i, box in enumerate(boxes):
-        chosen = nearest[i]
+        chosen = (nearest[i, :, None] * sizes + torch.arange(sizes, device=anchors.device)).flatten()
         iou = box_iou(anchors[chosen], box[None])[:, 0]
-        inside = ((centres[chosen] > box[:3]) & (centres[chosen] < box[3:])).all(-1)
-        positive = (iou >= iou.mean() + iou.std()) & inside
-        positive |= iou == iou.max()
+        centre = positions[nearest[i]].repeat_interleave(sizes, 0)
+        inside = ((centre > box[:3]) & (centre < box[3:])).all(-1)
+        positive = ((iou >= iou.mean() + iou.std(correction=0)) & inside) | (iou == iou.max())
         better = positive & (iou > best[chosen])
         match[chosen[better]] = i
         best[chosen[better]] = iou[better]

@@ -48,11 +48,9 @@ class Detector(nn.Module):
         )
         return anchors, logits, code
 
-    def scores(self, logits: torch.Tensor):
-        """Logits (..., outputs) -> score of the best foreground class and that class (from 1), both (...)."""
-        probability = logits.softmax(-1)[..., 1:] if self.paper else logits.sigmoid()
-        score, label = probability.max(-1)
-        return score, label + 1
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits (..., outputs) -> probability of each foreground class (..., classes - 1)."""
+        return logits.softmax(-1)[..., 1:] if self.paper else logits.sigmoid()
 
     def loss(self, anchors, logits, code, boxes, classes, ignore) -> tuple[torch.Tensor, torch.Tensor]:
         """L_cls and L_reg of a batch. `boxes`, `classes`, `ignore`: a list entry an image, (n, 6), (n,), (k, 6).
@@ -62,11 +60,14 @@ class Detector(nn.Module):
         form = self._paper_loss if self.paper else self._default_loss
         parts = []
         for i in range(len(boxes)):
-            match = (match_iou if self.paper else match_atss)(anchors, boxes[i])
+            match = self._match(anchors, boxes[i])
             match[_centred_in(anchors, ignore[i]) & (match == BACKGROUND)] = IGNORED
             parts.append(form(anchors, logits[i], code[i], boxes[i], classes[i], match))
         losses, counts = zip(*parts, strict=True)
         return tuple(torch.stack(part).sum() / max(sum(counts), 1) for part in zip(*losses, strict=True))
+
+    def _match(self, anchors, boxes):
+        return match_iou(anchors, boxes) if self.paper else match_atss(anchors, boxes, len(self.anchor_sizes))
 
     def _paper_loss(self, anchors, logits, code, boxes, classes, match):
         """Eq. 1 for all c classes: log loss on sampled anchors, smooth L1 on positives, both over the number sampled."""
@@ -81,15 +82,16 @@ class Detector(nn.Module):
         return (classification, regression), int(chosen.sum())
 
     def _default_loss(self, anchors, logits, code, boxes, classes, match):
-        """Quality focal loss (Li et al. 2020) and DIoU: a positive's score learns the IoU its box reaches.
+        """Quality focal loss (Li et al. 2020) and DIoU: a positive's score learns (1 + IoU of its box) / 2.
 
-        So the score ranks boxes by how well they fit, which is what non-maximum suppression needs it for. Both sums are
+        So the score ranks boxes by how well they fit, which is what non-maximum suppression needs it for. The IoU alone,
+        as published, would give small cells, where one voxel costs much IoU, scores like background. Both sums are
         divided by the number of positives: dividing by all anchors, as printed, would make the loss vanish.
         """
         positive = match >= 0
         found, wanted = decode(anchors[positive], code[positive]), boxes[match[positive]]
         target = torch.zeros_like(logits)
-        quality = paired_iou(found.detach(), wanted)
+        quality = (1 + paired_iou(found.detach(), wanted)) / 2
         target[positive, classes[match[positive]] - 1] = quality
         weight = (target - logits.detach().sigmoid()).square()
         loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight

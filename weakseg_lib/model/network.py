@@ -1,5 +1,6 @@
 """The whole network: backbone, one-step detector, mask head; L = L_box + L_mask."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +61,16 @@ class Network(nn.Module):
         """Every side of an image must be a multiple of this."""
         return max(self.backbone.strides)
 
+    @property
+    def halo(self) -> tuple[int, int, int]:
+        """Voxels (z, y, x) that a tile needs around its core: the detector's reach, and the outer half of a large cell.
+
+        With them a box centred in the core, and the features its mask is made from, are those of the whole image.
+        """
+        half_cell = self.detector.anchor_sizes.amax(0).tolist()
+        head = self.config.head_stride
+        return tuple(r + head + math.ceil(h) for r, h in zip(self.backbone.reach, half_cell, strict=True))
+
     def masks(self, maps: dict[int, torch.Tensor], rois: list[torch.Tensor], classes: torch.Tensor) -> torch.Tensor:
         """Mask logits (K, 2s, 2s, 2s) for regions of each image, a list of (k, 6); `classes` (K,) from 1."""
         size = self.config.roi_size
@@ -84,19 +95,31 @@ class Network(nn.Module):
         return parts
 
     @torch.no_grad()
-    def detect(self, maps: dict[int, torch.Tensor], image: int = 0, score: float = 0.05, overlap: float = 0.3):
-        """Boxes of one image of a batch, best first: boxes (k, 6), scores (k,), classes (k,).
+    def detect(self, views: list[tuple[tuple[int, ...], dict]], score: float = 0.05, overlap: float = 0.3):
+        """Boxes of one image, best first: boxes (k, 6), scores (k,), classes (k,).
 
-        Boxes scoring at most `score` are dropped, the best `config.candidates` go through NMS at IoU `overlap`.
+        `views`: (flipped axes, feature maps of the flipped image) of the same image, whose scores and box codes are
+        averaged. Boxes scoring at most `score` are dropped, the best `config.candidates` go through NMS at IoU `overlap`.
         """
-        features = maps[self.config.head_stride]
-        anchors, logits, code = self.detector(features[image : image + 1])
-        scores, classes = self.detector.scores(logits[0])
+        stride = self.config.head_stride
+        shape = views[0][1][stride].shape[2:]
+        scores, codes = 0.0, 0.0
+        for flips, maps in views:
+            anchors, logits, code = self.detector(maps[stride])
+            probability = self.detector.probabilities(logits[0])
+            scores = scores + _unflip(probability, shape, flips) / len(views)
+            mirrored = code.new_tensor([-1.0 if axis in flips else 1.0 for axis in range(3)] + [1.0] * 3)
+            codes = codes + _unflip(code[0] * mirrored, shape, flips) / len(views)
+        scores, classes = scores.max(-1)
         top = torch.nonzero(scores > score).flatten()
         top = top[torch.sort(scores[top], descending=True, stable=True).indices[: self.config.candidates]]
-        shape = [n * self.config.head_stride for n in features.shape[2:]]
-        boxes = clip_boxes(decode(anchors[top], code[0, top]), shape)
+        boxes = clip_boxes(decode(anchors[top], codes[top]), [n * stride for n in shape])
         solid = (boxes[:, 3:] - boxes[:, :3]).amin(1) > 0.5
-        boxes, scores, classes = boxes[solid], scores[top][solid], classes[top][solid]
+        boxes, scores, classes = boxes[solid], scores[top][solid], classes[top][solid] + 1
         kept = nms(boxes, scores, overlap)
         return boxes[kept], scores[kept], classes[kept]
+
+
+def _unflip(values: torch.Tensor, shape, flips) -> torch.Tensor:
+    """(D * H * W * A, k) of a flipped map of `shape`, in the order of the map that was not flipped."""
+    return values.reshape(*shape, -1).flip(flips).reshape(values.shape)

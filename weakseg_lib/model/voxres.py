@@ -59,6 +59,19 @@ class Backbone(nn.Module):
             for fine, _ in pairs
         )
 
+    @property
+    def reach(self) -> tuple[int, int, int]:
+        """How many image voxels to each side (z, y, x) can influence a feature: half the receptive field."""
+        reach = [1, 1, 1]
+        for stride, stage in zip(self.strides[1:], self.stages, strict=True):
+            blocks = sum(isinstance(layer, VoxRes) for layer in stage)
+            for axis in range(3):
+                # The strided convolution works at the finer stride; 1x3x3 does not look along z.
+                reach[axis] += stride // 2 + blocks * stride * (1 if axis == 0 else 2)
+        # A merged map looks one voxel around, in a coarse map whose voxels are twice as large.
+        top_down = sum(2 * stride for stride in self.strides[1 : 1 + len(self.merge)])
+        return tuple(r + top_down for r in reach)
+
     def forward(self, image: torch.Tensor) -> dict[int, torch.Tensor]:
         """(N, 1, D, H, W), every side a multiple of the largest stride -> {stride: (N, C, D / s, H / s, W / s)}."""
         maps = [self.stem(image)]

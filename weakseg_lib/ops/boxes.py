@@ -55,6 +55,15 @@ def clip_boxes(boxes: torch.Tensor, shape) -> torch.Tensor:
     return torch.minimum(boxes.clamp(min=0), size)
 
 
+def enlarge(boxes, share: float):
+    """Boxes (n, 6), a tensor or an array, with every side longer by `share`, about the same centre."""
+    grow = (boxes[:, 3:] - boxes[:, :3]) * (share / 2)
+    larger = boxes + 0
+    larger[:, :3] -= grow
+    larger[:, 3:] += grow
+    return larger
+
+
 def nms(boxes: torch.Tensor, scores: torch.Tensor, threshold: float) -> torch.Tensor:
     """Greedy non-maximum suppression: indices of the boxes kept, best score first.
 

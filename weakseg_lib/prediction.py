@@ -13,17 +13,18 @@ from weakseg_lib.data.stacks import Stack, write_tiff
 from weakseg_lib.device import autocast, memory_format
 from weakseg_lib.jobs import list_jobs, write_boxes
 from weakseg_lib.model.network import Network
-from weakseg_lib.ops.boxes import nms
+from weakseg_lib.ops.boxes import enlarge, nms
 from weakseg_lib.runs import Run, load_run
 
 LOWEST_SCORE = 0.05  # boxes below are not even collected
+VIEWS = ((), (2,), (1,), (1, 2), (0,), (0, 2), (0, 1), (0, 1, 2))  # flipped axes; averaged over the first few
 MASK_BATCH = 64  # regions at a time in the mask head: bounds its memory
 
 
 @dataclass(frozen=True)
 class Detections:
     """Instances of one stack, best score first. Boxes (n, 6) float32 in working voxels, scores (n,), classes (n,) from 1,
-    masks (n, M, M, M) uint8: probability * 255 on a grid that fills the box; None for a detector trained alone."""
+    masks (n, M, M, M) uint8: probability * 255 on a grid that fills the box and its margin; None for a detector trained alone."""
 
     boxes: np.ndarray
     scores: np.ndarray
@@ -41,18 +42,18 @@ class Detections:
         return chosen[kept.numpy()]
 
 
-def tiles(shape, tile, halo: int, stride: int):
+def tiles(shape, tile, halo, stride: int):
     """Cover a volume of `shape` with blocks: yields (core, block), each a tuple of three slices.
 
-    Cores do not overlap and fill the volume; a block is its core and up to `halo` voxels more on every side, and starts
+    Cores do not overlap and fill the volume; a block is its core and up to `halo` (z, y, x) voxels more on every side, and starts
     at a multiple of `stride`, so that every feature voxel of a block stands for the same place as in the whole volume.
     """
     axes = []
-    for n, t in zip(shape, tile, strict=True):
+    for n, t, reach in zip(shape, tile, halo, strict=True):
         count = max(1, -(-n // t))
         step = -(-n // count)
         step = -(-step // stride) * stride
-        margin = -(-halo // stride) * stride
+        margin = -(-reach // stride) * stride
         axes.append([((a, min(a + step, n)), (max(a - margin, 0), min(a + step + margin, n))) for a in range(0, n, step)])
     for z in axes[0]:
         for y in axes[1]:
@@ -73,26 +74,20 @@ def detect_stack(
     config, device = network.config, next(network.parameters()).device
     network.eval()
     parts = []
-    todo = list(tiles(image.shape, config.tile, config.halo, network.stride))
+    todo = list(tiles(image.shape, config.tile, network.halo, network.stride))
     for core, block in tqdm(todo, desc="tiles", disable=not progress or len(todo) == 1, leave=False):
         crop = compress(torch.from_numpy(image[block]))[None, None].to(device)
         pad = [p for n in reversed(crop.shape[2:]) for p in (0, -n % network.stride)]
         crop = F.pad(crop, pad).contiguous(memory_format=memory_format())
         with autocast(device, config.precision):
-            maps = network.backbone(crop)
-            boxes, scores, classes = network.detect(maps, 0, score, overlap)
+            views = [(f, network.backbone(crop.flip([a + 2 for a in f]))) for f in VIEWS[: config.views]]
+            boxes, scores, classes = network.detect(views, score, overlap)
             offset = boxes.new_tensor([s.start for s in block] * 2)
             low, high = (boxes.new_tensor([getattr(s, end) for s in core]) for end in ("start", "stop"))
             centre = (boxes[:, :3] + boxes[:, 3:]) / 2 + offset[:3]
             mine = ((centre >= low) & (centre < high)).all(1)
             boxes, scores, classes = boxes[mine], scores[mine], classes[mine]
-            masks = None
-            if with_masks:
-                masks = [
-                    (network.masks(maps, [b], c).sigmoid() * 255).round().to(torch.uint8).cpu().numpy()
-                    for b, c in zip(boxes.split(MASK_BATCH), classes.split(MASK_BATCH), strict=True)
-                ]
-                masks = np.concatenate(masks) if masks else np.zeros((0, *(2 * config.roi_size,) * 3), np.uint8)
+            masks = _masks(network, views, boxes, classes, crop.shape[2:]) if with_masks else None
         found = (boxes + offset, scores, classes)
         parts.append((*(v.float().cpu().numpy() if v.is_floating_point() else v.cpu().numpy() for v in found), masks))
     boxes, scores, classes, masks = (
@@ -104,15 +99,31 @@ def detect_stack(
     return Detections(boxes, scores, classes, masks)[order].above(score, overlap)
 
 
-def paste(found: Detections, shape, scale) -> np.ndarray:
+def _masks(network: Network, views, boxes, classes, shape) -> np.ndarray:
+    """Masks (k, M, M, M) uint8 of boxes (k, 6), averaged over the views of the image."""
+    size = torch.tensor(shape, device=boxes.device)
+    masks = [np.zeros((0, *(2 * network.config.roi_size,) * 3), np.uint8)]
+    for b, c in zip(boxes.split(MASK_BATCH), classes.split(MASK_BATCH), strict=True):
+        total = 0.0
+        for flips, maps in views:
+            region = enlarge(b, network.config.roi_margin)
+            seen = region.clone()
+            for axis in flips:
+                seen[:, axis], seen[:, axis + 3] = size[axis] - region[:, axis + 3], size[axis] - region[:, axis]
+            total = total + network.masks(maps, [seen], c).sigmoid().flip([a + 1 for a in flips])
+        masks.append((total * (255 / len(views))).round().to(torch.uint8).cpu().numpy())
+    return np.concatenate(masks)
+
+
+def paste(found: Detections, shape, scale, margin: float = 0.0) -> np.ndarray:
     """Labels (D, H, W) int32 of a stack of `shape`: instance i gets id i + 1 where its mask is above a half.
 
-    `scale` (3,): working voxels per voxel of the stack. Where masks overlap, the most probable one wins; a tie goes to
+    `scale` (3,): working voxels per voxel of the stack; `margin`: `Config.roi_margin` of the masks. Where masks overlap, the most probable one wins; a tie goes to
     the better score.
     """
     labels = np.zeros(shape, np.int32)
     best = np.full(shape, 127, np.uint8)
-    for i, box in enumerate(found.boxes):
+    for i, box in enumerate(enlarge(found.boxes, margin)):
         low, high = box[:3] / scale, box[3:] / scale
         first = np.maximum(np.floor(low), 0).astype(int)
         last = np.minimum(np.ceil(high), shape).astype(int)
@@ -162,7 +173,7 @@ def predict_stack(run: Run, stack: Stack, score=None, overlap=None, progress: bo
     found = detect_stack(run.network, image, score, overlap, info["has_masks"], progress)
     labels = None
     if info["has_masks"]:
-        labels = paste(found, stack.image.shape, scale)
+        labels = paste(found, stack.image.shape, scale, run.config.roi_margin)
         # An instance that others cover wholly has no voxel to show.
         found_ids = np.unique(labels)[1:]
         found = found[found_ids - 1]

@@ -9,8 +9,7 @@ from weakseg_lib.counts import Matches
 from weakseg_lib.data.files import write_json
 from weakseg_lib.data.stacks import write_tiff
 from weakseg_lib.errors import InputError
-from weakseg_lib.evaluate import (
-    MEASURES,
+from weakseg_lib.evaluation import (
     Instances,
     evaluate,
     evaluate_stack,
@@ -20,6 +19,7 @@ from weakseg_lib.evaluate import (
     read_measures,
 )
 from weakseg_lib.result_files import parse_frames, read_boxes
+from weakseg_lib.score_table import MEASURES
 
 SHAPE = (4, 10, 10)
 VOXEL_SIZE = (2.0, 1.0, 1.0)
@@ -173,8 +173,9 @@ def test_voxel_size_of_the_dataset_and_by_hand(tmp_path):
     assert evaluate(folder, tmp_path / "NAME", progress=False)["voxel_size_um"] == [1, 0.5, 0.25]
     by_hand = evaluate(folder, tmp_path / "NAME", voxel_size=(3, 2, 1), progress=False)
     assert by_hand["voxel_size_um"] == [3, 2, 1]
-    with pytest.raises(InputError, match="voxel-size.*three positive numbers"):
-        evaluate(folder, tmp_path / "NAME", voxel_size=(1, 0, 1), progress=False)
+    for wrong in [(1, 0, 1), (1, 2), "abc", (1, 1, float("nan"))]:
+        with pytest.raises(InputError, match="voxel-size.*three positive numbers"):
+            evaluate(folder, tmp_path / "NAME", voxel_size=wrong, progress=False)
 
 
 def test_labels_and_markers_together(tmp_path):
@@ -188,6 +189,7 @@ def test_labels_and_markers_together(tmp_path):
     assert group["detection_f1"] == 2 / 3  # of frame 0
     assert group["marker_f1"] == 1.0 and group["counts"]["marker"]["true"] == 2
     assert group["ctc_det"] == 1.0  # on the markers
+    assert scores["notes"] == ["01: 1 of 2 stacks have labels, the others markers alone"]
 
 
 def test_labels_of_single_slices_are_told_and_not_read(tmp_path):
@@ -257,6 +259,22 @@ def test_single_files(tmp_path):
     assert evaluate(other, other, progress=False)["groups"]["cells"]["detection_f1"] == 1.0
     with pytest.raises(InputError, match="cannot tell which stack"):
         evaluate(other, tmp_path / "NAME/01", progress=False)
+
+
+def test_images_predicted_by_name(tmp_path):
+    """`weakseg predict RUN cells.tif` writes mask_cells.tif and boxes_cells.csv."""
+    label_file = tmp_path / "labels.tif"
+    write_tiff(label_file, paint(ONE, TWO), VOXEL_SIZE)
+    write_tiff(tmp_path / "out/mask_cells.tif", paint(ONE), VOXEL_SIZE)
+    write_boxes(tmp_path / "out/boxes_cells.csv", ONE, TWO)
+    for predicted in ("out", "out/mask_cells.tif"):
+        scores = evaluate(tmp_path / predicted, label_file, progress=False)
+        assert scores["groups"]["labels"]["detection_f1"] == 1.0  # of the table
+        assert scores["groups"]["labels"]["segmentation_f1"] == 2 / 3  # of the masks
+    truth(tmp_path, "01", 0, ONE, TWO)
+    truth(tmp_path, "01", 1, ONE, TWO)
+    with pytest.raises(InputError, match=r"has no truth of 1 frames of group 01 \(cells\)"):
+        evaluate(tmp_path / "out", tmp_path / "NAME", progress=False)
 
 
 def test_four_digit_frames(tmp_path):

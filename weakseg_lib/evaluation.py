@@ -1,4 +1,4 @@
-"""Score predictions against the truth: read the files, count every stack, pool the counts, write a table."""
+"""Score predictions against the truth: read the files, count every stack, pool the counts of a group."""
 
 from dataclasses import asdict, dataclass
 
@@ -11,54 +11,21 @@ from weakseg_lib.data.files import read_json
 from weakseg_lib.data.stacks import read_image, read_labels
 from weakseg_lib.errors import InputError
 from weakseg_lib.result_files import pair_stacks, read_boxes
+from weakseg_lib.score_table import format_table, mean_of_groups, read_measures
+
+__all__ = [
+    "Instances",
+    "evaluate",
+    "evaluate_stack",
+    "format_table",
+    "mean_of_groups",
+    "pool",
+    "read_measures",
+]
 
 BOX_IOU = 0.4  # the paper's, section 3; larger than
 MASK_IOU = 0.5  # at least
 MARKER_DISTANCE = 5.0  # voxels, in index units (paper, section 3)
-NAMES, COLUMN, COLUMNS = 48, 13, 4  # of the table: width of the names and of a column, columns side by side
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One line of the result: `key` in the JSON, read as `attribute` of the counts `counts`, and its name."""
-
-    key: str
-    counts: str
-    attribute: str
-    name: str
-
-    @property
-    def is_count(self):
-        return self.attribute in ("pairs", "misses", "false_alarms")
-
-
-MEASURES = tuple(
-    Measure(*line)
-    for line in (
-        ("detection_f1", "detection", "f1", "Detection F1 (box IoU > {iou:g})"),
-        ("detection_precision", "detection", "precision", "  precision"),
-        ("detection_recall", "detection", "recall", "  recall"),
-        ("detection_mean_iou", "detection", "mean", "  mean box IoU of those found"),
-        ("detection_found", "detection", "pairs", "  found"),
-        ("detection_missed", "detection", "misses", "  missed"),
-        ("detection_false_alarms", "detection", "false_alarms", "  false alarms"),
-        ("segmentation_f1", "segmentation", "f1", "Segmentation F1 (voxels of the right instance)"),
-        ("segmentation_precision", "segmentation", "precision", "  precision"),
-        ("segmentation_recall", "segmentation", "recall", "  recall"),
-        ("segmentation_f1_union", "segmentation_union", "f1", "Segmentation F1 (voxels in matched boxes)"),
-        ("object_f1", "object", "f1", "Object F1 (mask IoU >= {object_iou:g})"),
-        ("object_accuracy", "object", "accuracy", "  accuracy TP/(TP+FP+FN)"),
-        ("object_mean_iou", "object", "mean", "  mean mask IoU of those matched"),
-        ("ctc_seg", "ctc_seg", "score", "Cell Tracking Challenge SEG"),
-        ("ctc_det", "ctc_det", "score", "Cell Tracking Challenge DET"),
-        ("marker_f1", "marker", "f1", "Marker F1 (within {marker_distance:g} voxels)"),
-        ("marker_precision", "marker", "precision", "  precision"),
-        ("marker_recall", "marker", "recall", "  recall"),
-        ("marker_mean_distance", "marker", "mean", "  mean distance, voxels"),
-        ("marker_um_f1", "marker_um", "f1", "Marker F1 (within {marker_distance_um:.3g} um)"),
-        ("marker_um_mean_distance", "marker_um", "mean", "  mean distance, um"),
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -115,11 +82,6 @@ def pool(stacks):
     return total
 
 
-def read_measures(counts):
-    """The numbers in counts as {key: number}, for every line of MEASURES whose counts are there."""
-    return {m.key: getattr(counts[m.counts], m.attribute) for m in MEASURES if m.counts in counts}
-
-
 def evaluate(
     result,
     truth,
@@ -137,7 +99,7 @@ def evaluate(
     is marker_distance x geometric mean of the voxel's sides, so that both distances take in the same volume.
 
     Returns a dict that json.dumps takes: the settings and
-    "groups": {"01": {"stacks": 70, "detection_f1": 0.99, ...}}, numbers by the keys of MEASURES from the
+    "groups": {"01": {"stacks": 70, "detection_f1": 0.99, ...}}, the numbers of score_table.MEASURES, from the
     pooled counts, which "counts" holds; "mean": the plain mean of the groups, None where one has no number;
     "stacks": a list of the same numbers of every stack, with "group" and "frame"; "notes": what was left out.
     Raises InputError for files that are missing, damaged or do not fit each other.
@@ -152,6 +114,10 @@ def evaluate(
         counts = evaluate_stack(predicted, true, iou, marker_distance, marker_um, voxel_size)
         members.setdefault(pair.group, []).append(counts)
         stacks.append({"group": pair.group, "frame": pair.frame, **_numbers(counts)})
+    for group, counts in members.items():
+        labelled = sum("detection" in stack for stack in counts)
+        if 0 < labelled < len(counts):
+            notes.append(f"{group}: {labelled} of {len(counts)} stacks have labels, the others markers alone")
     groups = {group: {"stacks": len(counts), **_numbers(pool(counts))} for group, counts in members.items()}
     return {
         "result": str(result),
@@ -199,45 +165,6 @@ def read_predicted(files, true):
     return Instances(labels, boxes)
 
 
-def mean_of_groups(groups):
-    """Plain mean of groups (iterable of dicts by the keys of MEASURES), as "Mean" in the paper's tables.
-
-    None where a group has no number. Counts of objects have no mean.
-    """
-    groups = list(groups)
-    mean = {}
-    for key in (m.key for m in MEASURES if not m.is_count):
-        numbers = [group.get(key) for group in groups]
-        if any(key in group for group in groups):
-            mean[key] = None if None in numbers else sum(numbers) / len(numbers)
-    return mean
-
-
-def format_table(evaluation):
-    """The groups and their mean as a plain-text table of at most 100 columns: str, many lines."""
-    groups = evaluation["groups"]
-    columns = {group[-COLUMN + 2 :]: numbers for group, numbers in groups.items()}
-    if len(groups) > 1:
-        columns["mean"] = evaluation["mean"]
-    names, blocks = list(columns), []
-    for first in range(0, len(names), COLUMNS):
-        block = {name: columns[name] for name in names[first : first + COLUMNS]}
-        lines = [f"{'':{NAMES}}" + "".join(f"{name:>{COLUMN}}" for name in block)]
-        cells = (_cell(numbers.get("stacks")) for numbers in block.values())
-        lines.append(f"{'stacks':{NAMES}}" + "".join(cells))
-        for m in MEASURES:
-            if any(m.key in numbers for numbers in columns.values()):
-                cells = (_cell(numbers.get(m.key)) for numbers in block.values())
-                lines.append(f"{m.name.format(**evaluation):{NAMES}}" + "".join(cells))
-        blocks.append("\n".join(lines))
-    return "\n\n".join([*blocks, *(f"Note: {note}" for note in evaluation["notes"])]) + "\n"
-
-
-def _cell(number):
-    text = "-" if number is None else f"{number:.4f}" if isinstance(number, float) else str(number)
-    return f"{text:>{COLUMN}}"
-
-
 def _numbers(counts):
     return {**read_measures(counts), "counts": {name: asdict(value) for name, value in counts.items()}}
 
@@ -255,6 +182,10 @@ def _marker_voxel_size(pairs, voxel_size):
         where, voxel_size = paths[0], read_image(paths[0])[1]
     if voxel_size is None:
         return None
-    if np.shape(voxel_size) != (3,) or not np.all(np.asarray(voxel_size, float) > 0):
+    try:
+        sizes = tuple(float(size) for size in voxel_size)
+    except (TypeError, ValueError):
+        sizes = ()
+    if len(sizes) != 3 or not all(0 < size < float("inf") for size in sizes):
         raise InputError(where, f"its voxel size is {voxel_size}", "give three positive numbers Z Y X in um")
-    return tuple(float(size) for size in voxel_size)
+    return sizes

@@ -1,0 +1,243 @@
+"""Run a notebook from its first cell to its last, tell how far it is, and keep it as a page: what `make run` calls.
+
+    python notebooks/run_notebook.py notebooks/00_start_here.ipynb results     run it
+    python notebooks/run_notebook.py --scores results                          print results/summary.json
+
+The folder gets NAME.ipynb and NAME.html, whole or not at all. A notebook that fails ends with its error, exit status 1
+and what it had done so far in NAME.failed.ipynb. The notebook finds the folder in WEAKSEG_RESULTS.
+"""
+
+import argparse
+import html
+import json
+import logging
+import os
+import re
+import sys
+import threading
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbconvert import HTMLExporter
+
+from weakseg_lib.data.files import atomic_path
+from weakseg_lib.errors import InputError
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+QUIET_SECONDS = 15  # the longest silence where the output is a file
+REDRAW_SECONDS = 0.5  # and on a terminal, whose last line is rewritten
+
+
+def main(arguments=None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("notebook", type=Path, nargs="?", help="the notebook to run")
+    parser.add_argument("folder", type=Path, help="folder of the results")
+    parser.add_argument("--scores", action="store_true", help="only print the scores that are in the folder")
+    options = parser.parse_args(arguments)
+    if options.scores:
+        return print_scores(options.folder)
+    if options.notebook is None:
+        parser.error("which notebook?")
+    try:
+        return run(options.notebook, options.folder)
+    except KeyboardInterrupt:
+        print("\nstopped; earlier results are as they were", file=sys.stderr)
+        return 130
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def run(path: Path, folder: Path) -> int:
+    """Run the notebook `path`, write its two copies to `folder`; returns the exit status."""
+    notebook = nbformat.read(path, as_version=4)
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ["WEAKSEG_RESULTS"] = str(folder.resolve())
+    client = Client(notebook, timeout=None, resources={"metadata": {"path": str(path.parent)}})
+    client.extra_arguments = ["--log-level=ERROR"]  # the kernel's remarks are about itself
+    started = time.monotonic()
+    with Progress(notebook.cells) as progress:
+        client.progress = progress
+        try:
+            client.execute()
+        except (CellExecutionError, DeadKernelError) as error:
+            failed = error
+        else:
+            failed = None
+    if failed is not None:
+        save(folder / f"{path.stem}.failed.ipynb", nbformat.writes(notebook))
+        return report_failure(failed, progress.title, folder / f"{path.stem}.failed.ipynb")
+    freeze_widgets(notebook, client.widget_state)
+    save(folder / f"{path.stem}.ipynb", nbformat.writes(notebook))
+    save(folder / f"{path.stem}.html", as_page(notebook, path.stem))
+    (folder / f"{path.stem}.failed.ipynb").unlink(missing_ok=True)
+    print(f"{path.name} took {(time.monotonic() - started) / 60:.1f} minutes")
+    return 0
+
+
+class Client(NotebookClient):
+    """nbclient, which also tells a `Progress` which cell it is at and what that cell last said."""
+
+    progress = None
+
+    async def async_execute_cell(self, cell, cell_index, **options):
+        if cell.cell_type == "code":
+            self.progress.enter(cell_index)
+        return await super().async_execute_cell(cell, cell_index, **options)
+
+    def process_message(self, msg, cell, cell_index):
+        result = super().process_message(msg, cell, cell_index)
+        if msg["msg_type"] == "stream":
+            self.progress.say(msg["content"]["text"])
+        elif msg["msg_type"] in ("comm_open", "comm_msg"):
+            self.progress.say(self._bar_text(msg["content"]["comm_id"]))
+        return result
+
+    def _bar_text(self, comm_id) -> str:
+        """What a tqdm bar says whose part `comm_id` has changed: in a notebook it is text, bar, text in one box."""
+        for box in self.widget_state.values():
+            parts = [str(name).removeprefix("IPY_MODEL_") for name in box.get("children", ())]
+            if comm_id in parts:
+                texts = [self.widget_state.get(part, {}) for part in parts]
+                texts = [part.get("value") for part in texts if part.get("_model_name") == "HTMLModel"]
+                return html.unescape(re.sub("<.*?>", "", " ".join(map(str, texts))))
+        return ""
+
+
+class Progress:
+    """Lines on the terminal: a heading as each part of the notebook begins, and below it how the cell is doing."""
+
+    def __init__(self, cells, out=sys.stdout):
+        self.out, self.live = out, out.isatty()
+        self.code = [i for i, cell in enumerate(cells) if cell.cell_type == "code"]
+        self.titles = list(_titles(cells))
+        self.title, self.place, self.text = "", "", ""
+        self.began = self.spoke = time.monotonic()
+        self.lock, self.done = threading.Lock(), threading.Event()
+        self.beat = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self):
+        self.beat.start()
+        return self
+
+    def __exit__(self, *error):
+        self.done.set()
+        self.beat.join()
+        self._wipe()
+
+    def enter(self, index):
+        """Cell `index` of the notebook begins."""
+        with self.lock:
+            self._wipe()
+            title = self.titles[index]
+            self.place = f"cell {self.code.index(index) + 1} of {len(self.code)}"
+            if title != self.title or not self.live:
+                print(f"[{self.place}] {title}", file=self.out, flush=True)
+            self.title, self.text, self.spoke = title, "", time.monotonic()
+            self.began = self.spoke
+
+    def say(self, text):
+        """The running cell printed `text`; its last line is kept for the next sign of life."""
+        lines = [line.strip() for line in re.split(r"[\r\n]", re.sub(r"\x1b\[[\d;]*[A-Za-z]", "", text))]
+        self.text = next((line for line in reversed(lines) if line), self.text)
+
+    def _beat(self):
+        while not self.done.wait(REDRAW_SECONDS):
+            with self.lock:
+                now = time.monotonic()
+                line = f"  {self.place}  {minutes(now - self.began)}  {self.text}"
+                if self.live:
+                    width = os.get_terminal_size(self.out.fileno()).columns
+                    print(f"\r{line[: width - 1]:{width - 1}}", end="", file=self.out, flush=True)
+                elif now - self.spoke > QUIET_SECONDS:
+                    print(line, file=self.out, flush=True)
+                    self.spoke = now
+
+    def _wipe(self):
+        if self.live:
+            print("\r\x1b[K", end="", file=self.out, flush=True)
+
+
+def _titles(cells):
+    """The heading that each cell stands under."""
+    title = "beginning"
+    for cell in cells:
+        headings = re.findall(r"^#+ +(.*)", cell.source, re.MULTILINE) if cell.cell_type == "markdown" else []
+        title = headings[-1].strip(" #*") if headings else title
+        yield title
+
+
+def freeze_widgets(notebook, state):
+    """Replace each widget by what it shows: a page has no kernel to draw it, and hosts refuse its state.
+
+    An `interact` becomes the figure at its first setting; a progress bar, which has no output, goes.
+    """
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        frozen = []
+        for output in cell.outputs:
+            view = output.get("data", {}).get(WIDGET)
+            frozen += [output] if view is None else _widget_outputs(view["model_id"], state)
+        cell.outputs = frozen
+
+
+def _widget_outputs(model_id, state):
+    """The outputs inside a widget and the widgets in it, in order."""
+    widget = state.get(model_id, {})
+    outputs = [nbformat.from_dict(output) for output in widget.get("outputs", ())]
+    for child in widget.get("children", ()):
+        outputs += _widget_outputs(str(child).removeprefix("IPY_MODEL_"), state)
+    return outputs
+
+
+def as_page(notebook, name) -> str:
+    logging.getLogger("traitlets").setLevel(logging.ERROR)  # pictures are described in the text beside them
+    return HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": name}})[0]
+
+
+def save(path: Path, text: str):
+    with atomic_path(path) as tmp:
+        tmp.write_text(text, "utf-8")
+
+
+def report_failure(error, title, kept) -> int:
+    if isinstance(error, DeadKernelError):
+        text = "Its Python process ended by itself; most often the machine has run out of memory."
+    else:
+        text = error.traceback if sys.stderr.isatty() else re.sub(r"\x1b\[[\d;]*m", "", error.traceback)
+    print(f'{text}\n\nA cell under "{title}" failed, see above. What came before it: {kept}', file=sys.stderr)
+    return 1
+
+
+def print_scores(folder: Path) -> int:
+    """Print every number of summary.json, and where to look further."""
+    summary = folder / "summary.json"
+    if summary.is_file():
+        for name, value in _flat(json.loads(summary.read_text("utf-8"))):
+            print(f"  {name:44} {value:.4g}" if isinstance(value, float) else f"  {name:44} {value}")
+    for page in sorted(folder.glob("*.html")):
+        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(page.stat().st_mtime))
+        print(f"{page} shows it (made {made}; `make again` makes it anew, `make lab` lets you play with it)")
+    return 0
+
+
+def _flat(value, name=""):
+    """(name, value) for every leaf of nested dicts; lists, which are long, are left to the file."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name} {key}".strip())
+    elif not isinstance(value, list):
+        yield name, value
+
+
+def minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
