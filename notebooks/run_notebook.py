@@ -8,14 +8,17 @@ and what it had done so far in NAME.failed.ipynb. The notebook finds the folder 
 """
 
 import argparse
+import asyncio
 import html
 import json
 import logging
 import os
 import re
+import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -57,7 +60,7 @@ def run(path: Path, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["WEAKSEG_RESULTS"] = str(folder.resolve())
     client = Client(notebook, timeout=None, resources={"metadata": {"path": str(path.parent)}})
-    client.extra_arguments = ["--log-level=ERROR"]  # the kernel's remarks are about itself
+    client.extra_arguments = ["--log-level=CRITICAL"]  # the kernel's remarks are about itself
     started = time.monotonic()
     with Progress(notebook.cells) as progress:
         client.progress = progress
@@ -84,6 +87,9 @@ class Client(NotebookClient):
     progress = None
 
     async def async_execute_cell(self, cell, cell_index, **options):
+        # nbclient's own handler would make a failed cell of Ctrl-C. (Windows has neither.)
+        with suppress(NotImplementedError):
+            asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
         if cell.cell_type == "code":
             self.progress.enter(cell_index)
         return await super().async_execute_cell(cell, cell_index, **options)
@@ -92,9 +98,16 @@ class Client(NotebookClient):
         result = super().process_message(msg, cell, cell_index)
         if msg["msg_type"] == "stream":
             self.progress.say(msg["content"]["text"])
+        elif msg["msg_type"] == "update_display_data":
+            self.progress.say(self._shown_text(msg["content"]["data"]))
         elif msg["msg_type"] in ("comm_open", "comm_msg"):
             self.progress.say(self._bar_text(msg["content"]["comm_id"]))
         return result
+
+    @staticmethod
+    def _shown_text(data) -> str:
+        """The text that a cell renews in place, as live training curves do; a picture's is only its type."""
+        return data["text/plain"] if list(data) == ["text/plain"] else ""
 
     def _bar_text(self, comm_id) -> str:
         """What a tqdm bar says whose part `comm_id` has changed: in a notebook it is text, bar, text in one box."""
@@ -173,7 +186,7 @@ def _titles(cells):
 def freeze_widgets(notebook, state):
     """Replace each widget by what it shows: a page has no kernel to draw it, and hosts refuse its state.
 
-    An `interact` becomes the figure at its first setting; a progress bar, which has no output, goes.
+    That is its own still picture, or the outputs in it (an `interact` shows its first setting), or nothing (a bar).
     """
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
@@ -181,8 +194,9 @@ def freeze_widgets(notebook, state):
             continue
         frozen = []
         for output in cell.outputs:
-            view = output.get("data", {}).get(WIDGET)
-            frozen += [output] if view is None else _widget_outputs(view["model_id"], state)
+            view = output.get("data", {}).pop(WIDGET, None)
+            still = view is None or any(kind.startswith("image/") for kind in output.data)
+            frozen += [output] if still else _widget_outputs(view["model_id"], state)
         cell.outputs = frozen
 
 

@@ -13,6 +13,7 @@ from weakseg_lib.data.stacks import write_tiff
 from weakseg_lib.errors import InputError
 from weakseg_lib.model.network import Network
 from weakseg_lib.runs import CONFIG, RUN, RUN_FORMAT, WEIGHTS, save_tensors
+from weakseg_lib.train import fit
 
 VOXEL = (0.5, 0.25, 0.25)
 
@@ -35,21 +36,24 @@ def refused():
     return check
 
 
+TINY = Config(
+    cell_size=0.0,
+    crop=(16, 32, 32),
+    batch=2,
+    channels=(4, 8, 8),
+    blocks=1,
+    roi_size=4,
+    mask_channels=8,
+    rois=4,
+    steps=3,
+    precision="float32",
+)
+
+
 @pytest.fixture
 def tiny():
     """Settings of a network that takes milliseconds: nothing resampled, float32, so that results can be compared."""
-    return Config(
-        cell_size=0.0,
-        crop=(16, 32, 32),
-        batch=2,
-        channels=(4, 8, 8),
-        blocks=1,
-        roi_size=4,
-        mask_channels=8,
-        rois=4,
-        steps=3,
-        precision="float32",
-    )
+    return TINY
 
 
 def make_cells(shape=(20, 48, 48), seed=0, spacing=14):
@@ -73,39 +77,51 @@ def cells():
     return make_cells
 
 
+def write_sequence(path, frames=1, shape=(20, 48, 48), share=0.5, voxel_size=VOXEL, seed=0):
+    """Write `path` = NAME/01 with images, full labels and (share not None) a weak annotation; return the path."""
+    for t in range(frames):
+        image, labels = make_cells(shape, [seed, t])
+        write_tiff(path / f"t{t:03d}.tif", image, voxel_size)
+        write_tiff(path.with_name("01_GT") / f"SEG/man_seg{t:03d}.tif", labels, voxel_size)
+    if share is not None:
+        annotate_sequence(path, share, seed, progress=False)
+    return path
+
+
 @pytest.fixture
 def make_sequence(tmp_path):
-    """A function that writes NAME/01 with images, full labels and (share not None) a weak annotation; its path."""
+    """A function like `write_sequence` that takes a name instead of a path."""
+    return lambda name="data", **options: write_sequence(tmp_path / name / "01", **options)
 
-    def make(name="data", frames=1, shape=(20, 48, 48), share=0.5, voxel_size=VOXEL, seed=0):
-        path = tmp_path / name / "01"
-        for t in range(frames):
-            image, labels = make_cells(shape, [seed, t])
-            write_tiff(path / f"t{t:03d}.tif", image, voxel_size)
-            write_tiff(path.with_name("01_GT") / f"SEG/man_seg{t:03d}.tif", labels, voxel_size)
-        if share is not None:
-            annotate_sequence(path, share, seed, progress=False)
-        return path
 
-    return make
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A run folder and the sequence it was trained on: 60 steps are enough to find these cells."""
+    folder = tmp_path_factory.mktemp("trained")
+    sequence = write_sequence(folder / "data/01", frames=2)
+    config = TINY.replace(steps=60, roi_size=6, learning_rate=1e-2)
+    fit([sequence], folder / "run", config, device="cpu", progress=False)
+    return folder / "run", sequence
 
 
 def make_network(config, seed=0, eager=0.0, anchor_sizes=((7.0, 10.0, 10.0),)):
-    """An untrained network in evaluation mode whose BatchNorm statistics are not those of a fresh one.
+    """An untrained network in evaluation mode whose answers differ from place to place.
 
-    `eager` is added to the bias of the scores: with about 4 there are many boxes.
+    Its BatchNorm statistics are those of noise, not of a fresh network. `eager` is added to the bias of the scores:
+    with about 4 there are many boxes.
     """
     torch.manual_seed(seed)
     network = Network(config, anchor_sizes)
-    generator = torch.Generator().manual_seed(seed)
     for layer in network.modules():
         if isinstance(layer, torch.nn.BatchNorm3d):
-            layer.running_mean.normal_(0, 0.2, generator=generator)
-            layer.running_var.uniform_(0.5, 1.5, generator=generator)
-            layer.weight.data.uniform_(0.5, 1.5, generator=generator)
-            layer.bias.data.normal_(0, 0.2, generator=generator)
-    network.detector.code.weight.data.normal_(0, 0.1, generator=generator)
-    network.detector.score.bias.data += eager
+            layer.momentum = 1.0
+    with torch.no_grad():
+        maps = network.backbone(torch.randn(2, 1, 16, 32, 32))
+        network.detector(maps[config.head_stride])
+        regions = torch.tensor([[2.0, 3, 4, 9, 13, 14], [5, 15, 16, 12, 26, 27]])
+        network.masks(maps, [regions, regions], torch.ones(4, dtype=torch.long))
+        network.detector.code.weight.normal_(0, 0.1)
+        network.detector.score.bias += eager
     return network.eval()
 
 
@@ -116,10 +132,10 @@ def untrained():
 
 
 @pytest.fixture
-def make_run(tmp_path, tiny):
+def make_run(tmp_path):
     """A function that writes a finished run folder without training; changes go into run.json. Its path."""
 
-    def make(name="run", config=tiny, eager=4.0, **changes):
+    def make(name="run", config=TINY, eager=4.0, **changes):
         folder = tmp_path / name
         folder.mkdir()
         info = {
@@ -137,4 +153,5 @@ def make_run(tmp_path, tiny):
         save_tensors(folder / WEIGHTS, make_network(config, eager=eager).state_dict())
         return folder
 
+    make.config = TINY
     return make

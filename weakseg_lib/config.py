@@ -14,16 +14,17 @@ class Config:
 
     # data
     cell_size: float = 16.0  # median box side after resampling, in working voxels; 0 = never resample
+    smallest: float = 0.4  # boxes with sides below this share of the median are not taught: mostly slips of the mouse
     crop: tuple[int, int, int] = (32, 96, 96)
     batch: int = 2
     # backbone: feature maps at strides 1, 2, 4, ...; one number of channels each (reconstructed: Fig. 2 is missing)
-    channels: tuple[int, ...] = (16, 32, 64)
+    channels: tuple[int, ...] = (16, 32, 64, 64)
     blocks: int = 2  # VoxRes blocks a stride
     top_down: bool = True  # add coarser maps to finer ones, so that the head sees wide and sharp
     norm: str = "batch"  # "batch" or "group"
     # detector
     classes: int = 2  # c of the paper: background and cell
-    anchors: int = 1
+    anchors: int = 3
     head_stride: int = 2
     loss: str = "default"  # "paper": Eq. 1 as printed, IoU matching, binary mask targets
     box_weight: float = 2.0  # lambda of Eq. 1: weight of the regression loss
@@ -73,7 +74,7 @@ PAPER = Config(
     mask_channels=64,
 )
 # What `loss=paper` also brings, unless set otherwise: the other departures from the paper's method.
-PAPER_METHOD = {"soft_targets": False, "roi_margin": 0.0, "box_supervision": 0.0, "anchors": 3, "views": 1}
+PAPER_METHOD = {"soft_targets": False, "roi_margin": 0.0, "box_supervision": 0.0, "box_weight": 1.0, "smallest": 0.0}
 PRESETS = {"laptop": LAPTOP, "paper": PAPER}
 
 

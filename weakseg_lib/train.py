@@ -97,14 +97,14 @@ def fit(
     network = Network(config, info["anchor_sizes"])
     prepared = out / "prepared"
     try:
-        stacks = _prepare_all(sequences, info["working_voxel_um"], voxel_size, prepared, progress)
+        stacks = _prepare_all(sequences, info, voxel_size, prepared, progress)
         trainer = Trainer(network, CropSampler(stacks, config, seed), config, device)
         if (out / CHECKPOINT).is_file():
             trainer.load_state(load_tensors(out / CHECKPOINT))
         _train(trainer, out, on_log, progress)
         network.load_state_dict(trainer.average)
         save_tensors(out / WEIGHTS, {k: v.cpu() for k, v in trainer.average.items()})
-        info |= choose_thresholds(network, stacks, progress)
+        info |= choose_thresholds(network, stacks, info["has_masks"], progress)
     finally:
         shutil.rmtree(prepared, ignore_errors=True)
     info |= {"finished": True, "steps": trainer.done, "seconds": round(trainer.seconds, 1)}
@@ -129,7 +129,10 @@ def _survey(sequences, config, seed, voxel_size, device, progress) -> dict:
     if not n_masks:
         warnings.warn(f"{names}: no instance has a mask, so only the detector is trained", stacklevel=3)
     working = working_voxel(sides, np.median(voxels, axis=0), config.cell_size)
-    boxes = np.concatenate([np.zeros_like(sides), sides / working], 1)
+    mean_side = sides.prod(1) ** (1 / 3)
+    smallest = config.smallest * float(np.median(mean_side))
+    taught = sides[mean_side >= smallest]
+    boxes = np.concatenate([np.zeros_like(taught), taught / working], 1)
     return {
         "format": RUN_FORMAT,
         "weakseg": weakseg_lib.__version__,
@@ -139,6 +142,8 @@ def _survey(sequences, config, seed, voxel_size, device, progress) -> dict:
         "instances": len(sides),
         "masks": n_masks,
         "has_masks": n_masks > 0,
+        "not_taught": len(sides) - len(taught),
+        "smallest_um": round(smallest, 3),
         "working_voxel_um": working,
         "anchor_sizes": anchor_sizes_from_boxes(boxes, config.anchors).round(3).tolist(),
         "seed": seed,
@@ -154,35 +159,35 @@ def _frames(sequences, what, progress):
     return tqdm(pairs, desc=what, unit="stack", disable=not progress, leave=False)
 
 
-def _prepare_all(sequences, working, voxel_size, folder, progress) -> list[PreparedStack]:
+def _prepare_all(sequences, info, voxel_size, folder, progress) -> list[PreparedStack]:
     stacks = []
     for sequence, t in _frames(sequences, "resampling stacks", progress):
         stack = sequence.read(t, voxel_size=voxel_size)
         annotation = read_weak(sequence, t, stack.image.shape)
-        stacks.append(prepare(stack, annotation, working, folder / f"{len(stacks):05d}"))
+        target = folder / f"{len(stacks):05d}"
+        stacks.append(prepare(stack, annotation, info["working_voxel_um"], target, info["smallest_um"]))
     return stacks
 
 
 def _train(trainer: Trainer, out: Path, on_log, progress):
     """Step until the progress is 1, with a log and a checkpoint every minute."""
     rows = _read_log(out / LOG, trainer.done)
-    sums, saved = {}, time.monotonic()
-    bar = tqdm(total=100, initial=int(100 * trainer.progress), desc="training", unit="%", disable=not progress)
+    pending, saved = [], time.monotonic()
+    bar = tqdm(total=100, initial=int(100 * trainer.progress), desc="training", disable=not progress)
     bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
     while trainer.progress < 1:
-        losses = trainer.step()
-        sums = {k: sums.get(k, 0) + v / LOG_EVERY for k, v in losses.items()}
-        if trainer.done % LOG_EVERY == 0:
+        pending.append(trainer.step())
+        if trainer.done % LOG_EVERY == 0 or trainer.progress >= 1:
             row = {"step": trainer.done, "seconds": round(trainer.seconds, 2)}
-            row |= {k: float(f"{v:.6g}") for k, v in sums.items()}
+            row |= {k: float(f"{np.mean([p[k] for p in pending]):.6g}") for k in pending[0]}
             rows.append(row)
-            sums = {}
+            pending = []
             bar.set_postfix(step=trainer.done, loss=row["loss"], mask=row["loss_mask"])
             if on_log:
                 on_log(row)
-        if time.monotonic() - saved > CHECKPOINT_SECONDS and trainer.done % LOG_EVERY == 0:
-            _save(trainer, out, rows)
-            saved = time.monotonic()
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                _save(trainer, out, rows)
+                saved = time.monotonic()
         bar.update(int(100 * min(trainer.progress, 1)) - bar.n)
     bar.close()
     _save(trainer, out, rows)

@@ -89,8 +89,8 @@ def test_against_a_loop_over_samples(features, aligned, ratio, scale, bins):
     ("dtype", "tolerance"),
     [
         (torch.float32, 2e-5),  # 24 bits, coordinates up to 10, sums of hundreds of products
-        (torch.bfloat16, 4e-3),  # only input and output are rounded, to 8 bits: half of 2^-8 of a value below 2
-        (torch.float16, 4e-3),  # 11 bits, so far below
+        (torch.bfloat16, 4e-3),  # only the output is rounded: below 2 by half a step of 2^-7
+        (torch.float16, 4e-3),  # the same with three bits more
     ],
 )
 def test_lower_precision(features, dtype, tolerance):

@@ -50,7 +50,7 @@ class CropSampler:
         moved = moved.float()
         clipped = torch.minimum(moved.clamp(min=0), torch.tensor(np.tile(size, 2)).float())
         share = box_volume(clipped) / box_volume(moved).clamp(min=1e-6)
-        seen = share >= VISIBLE
+        seen = (share >= VISIBLE) & torch.from_numpy(known["taught"])
         rois, which = self._regions(clipped, seen, known["has_mask"], rng)
         masked = known["has_mask"][which]
         targets = np.zeros((len(which), *(2 * config.roi_size,) * 3), np.float32)

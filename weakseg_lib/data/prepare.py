@@ -51,6 +51,11 @@ def compress(image: torch.Tensor) -> torch.Tensor:
     return torch.asinh(4 * image)
 
 
+def mean_sides(boxes: np.ndarray, voxel_size) -> np.ndarray:
+    """Geometric mean of the three sides of boxes (n, 6), in um: (n,)."""
+    return np.prod((boxes[:, 3:] - boxes[:, :3]) * voxel_size, axis=1) ** (1 / 3)
+
+
 def working_voxel(sides: np.ndarray, voxel_size, cell_size: float) -> tuple[float, float, float]:
     """Voxel size (z, y, x) um at which the median cell has sides of about `cell_size` voxels.
 
@@ -75,7 +80,7 @@ def working_shape(shape, voxel_size, working) -> tuple[int, int, int]:
 class PreparedStack:
     """A training stack on disk, read piece by piece, so that memory does not grow with their number.
 
-    image.npy: normalised, working voxels, float16. known.npz: boxes (n, 6) in working voxels, classes, has_mask, scale
+    image.npy: normalised, working voxels, float16. known.npz: boxes (n, 6) in working voxels, classes, has_mask, taught, scale
     (3,) = working voxels per voxel of the stack, and for every masked instance i its mask at the stack's full
     resolution, one voxel of border around it (mask_i, uint8) and that crop's corner (origin_i).
     """
@@ -94,8 +99,11 @@ class PreparedStack:
             return dict(file)
 
 
-def prepare(stack: Stack, annotation: WeakAnnotation, working, folder: Path) -> PreparedStack:
-    """Write `stack` and its weak annotation, resampled to the voxel size `working`, into `folder`."""
+def prepare(stack: Stack, annotation: WeakAnnotation, working, folder: Path, smallest: float = 0.0) -> PreparedStack:
+    """Write `stack` and its weak annotation, resampled to the voxel size `working`, into `folder`.
+
+    Boxes whose mean side is below `smallest` um are marked as not to be taught: neither cell nor background.
+    """
     shape = working_shape(stack.image.shape, stack.voxel_size, working)
     scale = np.array(shape) / stack.image.shape
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,6 +112,7 @@ def prepare(stack: Stack, annotation: WeakAnnotation, working, folder: Path) -> 
         "boxes": (annotation.boxes * np.tile(scale, 2)).astype(np.float32),
         "classes": annotation.classes,
         "has_mask": annotation.has_mask,
+        "taught": mean_sides(annotation.boxes, stack.voxel_size) >= smallest,
         "scale": scale.astype(np.float32),
     }
     for i in np.flatnonzero(annotation.has_mask):

@@ -1,0 +1,40 @@
+"""The first notebook as a reader meets it: opened in JupyterLab in a browser, run, and leafed through."""
+
+LESSON = "00_start_here.ipynb"
+PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(p => p.textContent)"
+PICTURE = "document.querySelector('.jp-OutputArea .widget-image').src"
+ERRORS = "[...document.querySelectorAll('[data-mime-type*=error], [data-mime-type*=stderr]')].map(e => e.innerText)"
+
+
+def test_a_reader_runs_the_lesson_and_moves_a_slider(lab, page):
+    page.open(f"{lab}/lab/tree/{LESSON}")
+    page.wait("!!document.querySelector('.jp-CodeCell')", 120, "the notebook does not open")
+    _run_all(page)
+    # The last cell has a number: all cells ran, for Run All stops at the first error.
+    page.wait(f"/\\d/.test({PROMPTS}.at(-1))", 400, "Run All does not reach the last cell")
+
+    assert page.run(ERRORS) == []
+    assert page.run("document.body.innerText.includes('Error displaying widget')") is False
+    assert (
+        page.run("document.querySelectorAll('.jp-OutputArea .widget-slider').length") == 6
+    )  # two stacks, three axes
+
+    before = page.wait(PICTURE, 30, "the stack has no picture")
+    page.run("document.querySelector('.widget-slider .noUi-handle').focus(); true")
+    page.press("ArrowRight", 39)
+    page.wait(f"{PICTURE} !== {before!r}", 30, "the slider does not change the picture")
+    assert page.run("document.querySelector('.jp-OutputArea .widget-image').naturalWidth") > 300
+
+
+def _run_all(page):
+    """Start Run All as often as needed: while the kernel still connects, JupyterLab drops it."""
+    for _ in range(10):
+        page.wait("document.body.innerText.includes('| Idle')", 120, "the kernel does not start")
+        page.run("jupyterapp.commands.execute('notebook:clear-all-cell-outputs').then(() => true)")
+        page.run("jupyterapp.commands.execute('notebook:run-all-cells'); true")
+        try:
+            page.wait(f"{PROMPTS}.some(p => /\\d|\\*/.test(p))", 15, "not running yet")
+            return
+        except AssertionError:
+            continue
+    raise AssertionError("Run All is dropped every time")
