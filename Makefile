@@ -9,7 +9,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 # WEAKSEG_QUICK=1 trains for a moment only, to try the machinery: its results have a folder of their own.
-RESULTS := results$(if $(WEAKSEG_QUICK),/quick)
+RESULTS := results$(if $(filter 1,$(WEAKSEG_QUICK)),/quick)
 LESSON := notebooks/00_start_here.ipynb
 PAGE := $(RESULTS)/00_start_here.html
 

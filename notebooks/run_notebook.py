@@ -232,6 +232,7 @@ def print_scores(folder: Path) -> int:
     """Print every number of summary.json, and where to look further."""
     summary = folder / "summary.json"
     if summary.is_file():
+        print(f"\n{summary}:")
         for name, value in _flat(json.loads(summary.read_text("utf-8"))):
             print(f"  {name:44} {value:.4g}" if isinstance(value, float) else f"  {name:44} {value}")
     for page in sorted(folder.glob("*.html")):

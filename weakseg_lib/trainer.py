@@ -39,6 +39,8 @@ class Trainer:
         rate = self.config.learning_rate * one_cycle(self.progress)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
+        # Anchors are sampled by torch's own generator: seeded anew each step, a resumed run draws the same.
+        torch.manual_seed(self.sampler.seed * 1_000_003 + self.done)
         batch = self.sampler.batch(self.done).to(self.device)
         batch.images = batch.images.contiguous(memory_format=memory_format())
         with autocast(self.device, self.config.precision):

@@ -46,7 +46,7 @@ class StackBrowser(VBox):
 
     def __init__(self, image, voxel_size, boxes=None, labels=None, at=None):
         self.stack = {"image": np.asarray(image), "voxel_size": voxel_size, "boxes": boxes, "labels": labels}
-        self.picture = Image(format="jpeg", layout=Layout(max_width="100%", object_fit="contain"))
+        self.picture = Image(format="jpeg", layout=Layout(max_width="100%", align_self="flex-start"))
         shape = self.stack["image"].shape
         if at is None:  # the middle of a stack is often empty
             at = [np.mean(image, tuple({0, 1, 2} - {axis})).argmax() for axis in range(3)]
@@ -92,7 +92,7 @@ class LiveCurves:
 
     def __init__(self, config, earlier=None, every=3.0):
         self.config, self.every = config, every
-        self.rows = _read_rows(earlier) if earlier is not None else []
+        self.rows = _read_rows(earlier) if earlier and Path(earlier).is_file() else []
         self.line = self.figure = None
         self.drawn = 0.0
 
@@ -141,16 +141,13 @@ def _show(what, handle, **options):
 
 def _curves(rows):
     # By way of a file, because plot_curves draws what is logged, and the run's own log is written once a minute.
-    with TemporaryDirectory() as folder, open(Path(folder) / "log.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[-1]), extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-        file.flush()
-        return plot_curves(file.name)
+    lines = [rows[-1], *([str(row[name]) for name in rows[-1]] for row in rows)]
+    with TemporaryDirectory() as folder:
+        log = Path(folder, "log.csv")
+        log.write_text("\n".join(map(",".join, lines)))
+        return plot_curves(log)
 
 
 def _read_rows(path):
-    if not Path(path).is_file():
-        return []
     with open(path, newline="", encoding="utf-8") as file:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]

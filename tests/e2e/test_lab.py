@@ -2,7 +2,11 @@
 
 LESSON = "00_start_here.ipynb"
 PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(p => p.textContent)"
-PICTURE = "document.querySelector('.jp-OutputArea .widget-image').src"
+READY = (
+    "document.querySelector('.jp-Toolbar-kernelName')?.innerText.startsWith('Python')"
+    " && document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'"
+)
+IMAGE = "document.querySelector('.jp-OutputArea .widget-image')"
 ERRORS = "[...document.querySelectorAll('[data-mime-type*=error], [data-mime-type*=stderr]')].map(e => e.innerText)"
 
 
@@ -19,21 +23,23 @@ def test_a_reader_runs_the_lesson_and_moves_a_slider(lab, page):
         page.run("document.querySelectorAll('.jp-OutputArea .widget-slider').length") == 6
     )  # two stacks, three axes
 
-    before = page.wait(PICTURE, 30, "the stack has no picture")
+    before = page.wait(f"{IMAGE}.src", 30, "the stack has no picture")
     page.run("document.querySelector('.widget-slider .noUi-handle').focus(); true")
     page.press("ArrowRight", 39)
-    page.wait(f"{PICTURE} !== {before!r}", 30, "the slider does not change the picture")
-    assert page.run("document.querySelector('.jp-OutputArea .widget-image').naturalWidth") > 300
+    page.wait(f"{IMAGE}.src !== {before!r}", 30, "the slider does not change the picture")
+    # Sharp: one dot of the picture is one of the screen.
+    assert page.run(f"{IMAGE}.naturalWidth") == page.run(f"{IMAGE}.clientWidth") > 300
 
 
 def _run_all(page):
     """Start Run All as often as needed: while the kernel still connects, JupyterLab drops it."""
     for _ in range(10):
-        page.wait("document.body.innerText.includes('| Idle')", 120, "the kernel does not start")
+        page.wait(READY, 120, "the kernel does not start")
         page.run("jupyterapp.commands.execute('notebook:clear-all-cell-outputs').then(() => true)")
+        page.wait(f"!/\\d/.test({PROMPTS}.join())", 15, "the outputs of the saved notebook stay")
         page.run("jupyterapp.commands.execute('notebook:run-all-cells'); true")
         try:
-            page.wait(f"{PROMPTS}.some(p => /\\d|\\*/.test(p))", 15, "not running yet")
+            page.wait(f"/\\d|\\*/.test({PROMPTS}.join())", 15, "not running yet")
             return
         except AssertionError:
             continue

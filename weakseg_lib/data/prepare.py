@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from weakseg_lib.data.annotation import WeakAnnotation
+from weakseg_lib.data.files import atomic_path
 from weakseg_lib.data.stacks import Stack
 
 
@@ -40,7 +41,8 @@ def normalise(image: np.ndarray) -> np.ndarray:
     """
     sample = image[:: max(1, image.shape[0] // 64)]
     low, high = np.percentile(sample, (20, 99.5))
-    return (image - np.float32(low)) / np.float32(high - low if high > low else 1.0)
+    scaled = (image - np.float32(low)) / np.float32(high - low if high > low else 1.0)
+    return np.clip(scaled, -100, 1000)  # a hot voxel of a float image must not overflow half precision
 
 
 def compress(image: torch.Tensor) -> torch.Tensor:
@@ -106,8 +108,8 @@ def prepare(stack: Stack, annotation: WeakAnnotation, working, folder: Path, sma
     """
     shape = working_shape(stack.image.shape, stack.voxel_size, working)
     scale = np.array(shape) / stack.image.shape
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "image.npy", normalise(resample(stack.image, shape)).astype(np.float16))
+    with atomic_path(folder / "image.npy") as path:
+        np.save(path, normalise(resample(stack.image, shape)).astype(np.float16))
     known = {
         "boxes": (annotation.boxes * np.tile(scale, 2)).astype(np.float32),
         "classes": annotation.classes,
@@ -121,5 +123,6 @@ def prepare(stack: Stack, annotation: WeakAnnotation, working, folder: Path, sma
         inside = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
         known[f"mask_{i}"] = np.pad((annotation.masks[inside] == annotation.ids[i]).astype(np.uint8), 1)
         known[f"origin_{i}"] = low - 1
-    np.savez(folder / "known.npz", **known)
+    with atomic_path(folder / "known.npz") as path:
+        np.savez(path, **known)
     return PreparedStack(folder)
