@@ -2,8 +2,8 @@
 
     python benchmarks/bbbc050.py DATA [--minutes 20] [--seed 0] [--out FOLDER]
 
-DATA: the folder that `data_scripts/fetch_bbbc050.py` wrote. Writes results/bbbc050.json beside itself, and a picture of the
-worst test stack.
+DATA: the folder that `data_scripts/fetch_bbbc050.py` wrote. Writes results/bbbc050.json beside itself, and a
+picture of the worst test stack.
 """
 
 import argparse
@@ -18,7 +18,9 @@ KEYS = ("detection_f1", "object_f1", "segmentation_f1", "segmentation_f1_union",
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", metavar="DATA", type=Path)
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -42,7 +44,10 @@ def main():
         RESULTS / "bbbc050.json",
         provenance(options.seed)
         | {"data": "BBBC050 (real), train Emb01-08, test Emb09-11", "minutes": options.minutes, **kept}
-        | {"pooled": pooled(scores), "embryos": {n.name: _short(s["mean"]) for n, s in zip(test, scores, strict=True)}},
+        | {
+            "pooled": pooled(scores),
+            "embryos": {n.name: _short(s["mean"]) for n, s in zip(test, scores, strict=True)},
+        },
     )
     print((RESULTS / "bbbc050.json").read_text())
 

@@ -2,8 +2,9 @@
 
     python benchmarks/predict_paper_size.py RUN
 
-RUN: a run folder trained on HL60-like nuclei (`make run` leaves results/run). The stack is simulated, at the paper's voxel
-size (0.2, 0.125, 0.125) um. The paper needed 10 s on a Tesla P100. Writes results/predict_paper_size.json beside itself.
+RUN: a run folder trained on HL60-like nuclei (`make run` leaves results/run). The stack is simulated, at the
+paper's voxel size (0.2, 0.125, 0.125) um. The paper needed 10 s on a Tesla P100. Writes
+results/predict_paper_size.json beside itself.
 """
 
 import argparse
@@ -28,7 +29,9 @@ SHAPE = (64, 639, 649)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()

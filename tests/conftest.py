@@ -1,11 +1,14 @@
 """What many tests need: small sequences, a small network, a run folder without training, the form of an error."""
 
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
+from weakseg_lib.cli import main
 from weakseg_lib.config import Config
 from weakseg_lib.data.annotation import annotate_sequence
 from weakseg_lib.data.files import write_json
@@ -158,3 +161,81 @@ def make_run(tmp_path):
 
     make.config = TINY
     return make
+
+
+# The command line
+
+
+@pytest.fixture
+def place(tmp_path, make_run):
+    """Names of what a user has: a sequence with annotation, a run, a folder with the results of an earlier call."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()  # one that a test before left open would move the lines of this one
+    results = tmp_path / "results"
+    results.mkdir()
+    for name in ("mask000.tif", "boxes000.csv", "mask_image.tif", "boxes_image.csv"):
+        (results / name).write_text("an earlier result")
+    sequence = write_sequence(tmp_path / "data/01")
+    weak = sequence.with_name("01_WEAK")
+    return SimpleNamespace(
+        folder=tmp_path,
+        sequence=sequence,
+        stack=sequence / "t000.tif",
+        labels=sequence.with_name("01_GT") / "SEG/man_seg000.tif",
+        boxes=weak / "boxes000.csv",
+        masks=weak / "mask000.tif",
+        run=make_run(),
+        new_run=tmp_path / "new_run",
+        image=tmp_path / "image.tif",
+        results=results,
+    )
+
+
+@pytest.fixture
+def fit_call(place):
+    """The arguments of a training of two steps, and more at their end."""
+    small = ["cell_size=0", "crop=16,32,32", "channels=4,8,8", "blocks=1", "roi_size=4", "steps=2"]
+    call = ("fit", place.sequence, "--out", place.new_run, "--set", *small, "--device", "cpu")
+    return lambda *more: (*call, *more)
+
+
+@pytest.fixture
+def predict_call(place):
+    """The arguments of a prediction into the folder with earlier results."""
+    return lambda what, *more: ("predict", place.run, what, "--out", place.results, "--device", "cpu", *more)
+
+
+@pytest.fixture
+def call(capsys):
+    """A function that calls the command line in this process: arguments to (status, lines on stderr).
+
+    Progress bars are left out: they overwrite themselves after a carriage return.
+    """
+
+    def run(*arguments):
+        status = main([str(argument) for argument in arguments])
+        lines = (line.rsplit("\r", 1)[-1].strip() for line in capsys.readouterr().err.split("\n"))
+        return status, [line for line in lines if line and "%|" not in line]
+
+    return run
+
+
+@pytest.fixture
+def fails(call):
+    """A function: arguments of a call that must end with status 2 and one line on stderr; returns that line."""
+
+    def run(*arguments):
+        status, lines = call(*arguments)
+        assert status == 2 and len(lines) == 1, lines
+        assert lines[0].startswith("weakseg: ") and "; " in lines[0]
+        return lines[0]
+
+    return run
+
+
+@pytest.fixture
+def snapshot():
+    """A function: a folder to {relative path: content} of every file in it."""
+    return lambda folder: {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }

@@ -1,4 +1,4 @@
-"""Tiles, seams, pasting and the files of a prediction. What a full disk does is in test_bad_input.py."""
+"""Masks at full resolution and the files of a prediction. Tiles are in test_tiles.py, a full disk in test_full_disk.py."""
 
 import csv
 import itertools
@@ -12,7 +12,6 @@ from weakseg_lib.data.prepare import normalise
 from weakseg_lib.data.stacks import Sequence, read_image, read_stack, write_tiff
 from weakseg_lib.evaluation import evaluate
 from weakseg_lib.model.network import Network
-from weakseg_lib.ops.boxes import enlarge
 from weakseg_lib.prediction import Detections, detect_stack, paste, predict, predict_stack, tiles
 from weakseg_lib.runs import load_run
 
@@ -21,91 +20,6 @@ VOXEL = (0.5, 0.25, 0.25)
 
 def dice(a, b):
     return 2 * (a & b).sum() / (a.sum() + b.sum())
-
-
-# Tiles
-
-
-@pytest.mark.parametrize("shape", [(20, 48, 48), (7, 101, 33), (1, 1, 1), (64, 64, 64)])
-@pytest.mark.parametrize("tile", [(16, 16, 16), (64, 30, 5), (1000, 1000, 1000)])
-@pytest.mark.parametrize("halo", [(0, 0, 0), (3, 10, 8)])
-@pytest.mark.parametrize("stride", [1, 4, 8])
-def test_tiles_cover_every_voxel_once_and_start_at_the_stride(shape, tile, halo, stride):
-    covered = np.zeros(shape, int)
-    for core, block in tiles(shape, tile, halo, stride):
-        covered[core] += 1
-        for c, b, n, t, h in zip(core, block, shape, tile, halo, strict=True):
-            assert b.start % stride == 0 and 0 <= b.start <= max(0, c.start - h)
-            assert min(n, c.stop + h) <= b.stop <= n
-            assert c.stop - c.start <= -(-t // stride) * stride  # the wanted size, rounded up to the stride
-            assert b.stop - b.start <= c.stop - c.start + 2 * (h + stride)  # no larger than it must be
-    assert (covered == 1).all()
-
-
-WHOLE = (1000, 1000, 1000)
-
-
-@pytest.fixture(scope="module")
-def picture():
-    """Noise with structures of two voxels; no side is a multiple of 4."""
-    noise = np.random.default_rng(0).normal(0.3, 0.5, (16, 24, 44))
-    return np.kron(noise, np.ones((2, 2, 2))).astype(np.float32)[:30, :45, :86]
-
-
-def detect(untrained, config, picture, tile=WHOLE, score=0.7):
-    # `candidates` is a limit for each tile, so it must not be reached where tiles are to make no difference.
-    network = untrained(config.replace(tile=tile, candidates=10**6), eager=4.0)
-    return detect_stack(network, picture, score, 0.2)
-
-
-def differ(a, b):
-    """Whether two detections of one picture are not the same, up to rounding; scores may tie, so order by place."""
-    if len(a.boxes) != len(b.boxes):
-        return True
-    a, b = (d[np.lexsort(d.boxes.round(1).T)] for d in (a, b))
-    # float32: other shapes of convolutions add in another order. Masks are in steps of 1/255.
-    close = np.abs(a.boxes - b.boxes).max() < 1e-3 and np.abs(a.scores - b.scores).max() < 1e-4
-    return not close or np.abs(a.masks.astype(int) - b.masks).max() > 2
-
-
-@pytest.mark.parametrize(
-    ("settings", "size", "tile", "score"),
-    [
-        ({"channels": (4, 8)}, (30, 45, 50), (8, 12, 10), 0.7),  # seams along all axes
-        ({}, (14, 30, 86), (1000, 1000, 16), 0.7),  # a deeper network sees too far for more of them
-        ({"channels": (4, 8), "views": 8}, (14, 30, 50), (1000, 12, 10), 0.5),
-    ],
-    ids=["shallow", "deep", "mirrored"],
-)
-def test_tiles_give_what_the_whole_gives(untrained, tiny, picture, settings, size, tile, score):
-    config, image = tiny.replace(**settings), picture[tuple(slice(n) for n in size)]
-    whole, tiled = (detect(untrained, config, image, t, score) for t in (WHOLE, tile))
-    assert len(whole.boxes) > 30 and whole.masks.std() > 20  # there is something to compare
-    assert not differ(whole, tiled)
-
-
-def test_without_their_halo_tiles_do_not_give_that(untrained, tiny, picture, monkeypatch):
-    """The test above can fail."""
-    config, image = tiny.replace(channels=(4, 8)), picture[:, :, :50]
-    whole = detect(untrained, config, image)
-    monkeypatch.setattr(Network, "halo", (0, 0, 0))
-    assert differ(whole, detect(untrained, config, image, (8, 12, 10)))
-
-
-def test_each_mask_is_made_for_the_box_it_is_pasted_into(untrained, tiny, picture, monkeypatch):
-    """Also at the far borders, where the picture is filled up to the network's stride."""
-    regions, masks = [], Network.masks
-
-    def spy(network, maps, rois, classes):
-        regions.append(rois[0].numpy())
-        return masks(network, maps, rois, classes)
-
-    monkeypatch.setattr(Network, "masks", spy)
-    found = detect(untrained, tiny, picture[:14, :30])
-    seen = np.concatenate(regions)
-    wanted = enlarge(found.boxes, tiny.roi_margin)
-    nearest = np.abs(wanted[:, None] - seen[None]).max(-1).min(1)
-    assert nearest.max() < 0.01  # float32 coordinates below 100
 
 
 # Cells
@@ -129,7 +43,9 @@ def test_a_cell_on_a_seam_is_found_once_and_whole(run, centre):
     grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
     cell = (((grid + 0.5 - centre) / (3.5, 5, 5)) ** 2).sum(-1) < 1
     image += 400 * cell + np.random.default_rng(0).normal(0, 20, shape)
-    image = (image - 100) / 400  # one cell in so large a stack is less than the 0.5 % that `normalise` looks at
+    image = (
+        image - 100
+    ) / 400  # one cell in so large a stack is less than the 0.5 % that `normalise` looks at
     network = with_tile(run, (16, 32, 32))
     assert len(list(tiles(shape, network.config.tile, network.halo, network.stride))) == 8
     found = detect_stack(network, image.astype(np.float32), run.info["score_threshold"], 0.1)
@@ -157,7 +73,9 @@ def test_thresholds_come_from_the_run_unless_given(make_run, cells, tmp_path, mo
 
     def spy(network, image, score, overlap, with_masks, progress):
         used.append((score, overlap))
-        return Detections(np.zeros((0, 6), np.float32), np.zeros(0), np.zeros(0, int), np.zeros((0, 8, 8, 8), np.uint8))
+        return Detections(
+            np.zeros((0, 6), np.float32), np.zeros(0), np.zeros(0, int), np.zeros((0, 8, 8, 8), np.uint8)
+        )
 
     monkeypatch.setattr(prediction, "detect_stack", spy)
     predict_stack(run, read_stack(tmp_path / "t000.tif"))
@@ -186,7 +104,9 @@ def test_results_have_the_resolution_of_the_stack(run, cells, tmp_path, voxel_si
 
 def detections(boxes, values, size=8):
     masks = np.stack([np.full((size,) * 3, value, np.uint8) for value in values])
-    return Detections(np.array(boxes, np.float32), np.linspace(1, 0.5, len(boxes)), np.ones(len(boxes), int), masks)
+    return Detections(
+        np.array(boxes, np.float32), np.linspace(1, 0.5, len(boxes)), np.ones(len(boxes), int), masks
+    )
 
 
 @pytest.mark.parametrize("scale", [(1, 1, 1), (0.5, 0.25, 1)])
@@ -212,12 +132,19 @@ def test_only_what_is_more_likely_than_not_is_kept():
 
 
 def test_boxes_without_a_voxel_are_passed_over():
-    boxes = [(1, 1, 1, 1, 1, 1), (9, 9, 9, 12, 12, 12), (-5, -5, -5, -1, -1, -1), (0.6, 0.6, 0.6, 0.9, 0.9, 0.9)]
+    boxes = [
+        (1, 1, 1, 1, 1, 1),
+        (9, 9, 9, 12, 12, 12),
+        (-5, -5, -5, -1, -1, -1),
+        (0.6, 0.6, 0.6, 0.9, 0.9, 0.9),
+    ]
     assert paste(detections(boxes, [255] * 4), (5, 5, 5), np.ones(3)).max() == 0
 
 
 @pytest.mark.parametrize("values", [(200, 160, 255), (255, 160, 200)])
-def test_an_instance_that_others_cover_is_dropped_and_ids_stay_without_gaps(make_run, cells, tmp_path, monkeypatch, values):
+def test_an_instance_that_others_cover_is_dropped_and_ids_stay_without_gaps(
+    make_run, cells, tmp_path, monkeypatch, values
+):
     """Also in a stack that has no background left."""
     write_tiff(tmp_path / "t000.tif", cells((8, 16, 16))[0], VOXEL)
     found = detections([(0, 0, 0, 8, 16, 9), (0, 0, 2, 8, 16, 6), (0, 0, 9, 8, 16, 16)], values)
@@ -236,9 +163,18 @@ def test_a_sequence_is_predicted_and_scored(trained, tmp_path):
     out, sequence = trained
     folders = predict(out, [sequence], tmp_path / "res", device="cpu", progress=False)
     assert folders == [tmp_path / "res"]
-    assert sorted(os.listdir(tmp_path / "res")) == ["boxes000.csv", "boxes001.csv", "mask000.tif", "mask001.tif"]
+    assert sorted(os.listdir(tmp_path / "res")) == [
+        "boxes000.csv",
+        "boxes001.csv",
+        "mask000.tif",
+        "mask001.tif",
+    ]
     mask, voxel_size = read_image(tmp_path / "res/mask000.tif")
-    assert mask.shape == Sequence(sequence).read(0).image.shape and voxel_size == VOXEL and mask.dtype == np.uint16
+    assert (
+        mask.shape == Sequence(sequence).read(0).image.shape
+        and voxel_size == VOXEL
+        and mask.dtype == np.uint16
+    )
     with open(tmp_path / "res/boxes000.csv", newline="") as file:
         ids = [int(row["id"]) for row in csv.DictReader(file)]
     assert ids == np.unique(mask)[1:].tolist()

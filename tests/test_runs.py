@@ -22,7 +22,9 @@ def test_a_run_comes_back_ready_to_predict(make_run, tiny, untrained):
     with torch.no_grad():
         maps, wanted = (network.backbone(image) for network in (run.network, untrained(tiny, eager=4.0)))
     for stride in maps:
-        torch.testing.assert_close(maps[stride], wanted[stride], atol=1e-5, rtol=1e-5)  # another memory layout
+        torch.testing.assert_close(
+            maps[stride], wanted[stride], atol=1e-5, rtol=1e-5
+        )  # another memory layout
 
 
 def test_the_averaged_weights_are_the_ones_used(trained):
@@ -135,7 +137,11 @@ def test_tensors_come_back_bit_for_bit(tmp_path):
     value = {"a": torch.randn(3, 4), "b": [1, 2.5], "c": {"d": torch.arange(3)}}
     save_tensors(tmp_path / "made/x.pt", value)
     back = load_tensors(tmp_path / "made/x.pt")
-    assert torch.equal(back["a"], value["a"]) and back["b"] == [1, 2.5] and torch.equal(back["c"]["d"], torch.arange(3))
+    assert (
+        torch.equal(back["a"], value["a"])
+        and back["b"] == [1, 2.5]
+        and torch.equal(back["c"]["d"], torch.arange(3))
+    )
 
 
 def test_a_run_can_be_moved(trained, tmp_path):

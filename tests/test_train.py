@@ -52,7 +52,9 @@ def test_what_training_leaves_behind(trained):
     assert info["finished"] is True and info["steps"] == 60 and info["sequences"] == [str(sequence)]
     assert info["stacks"] == 2 and info["instances"] == 36 and info["masks"] == 18 and info["has_masks"]
     assert info["working_voxel_um"] == [0.5, 0.25, 0.25]  # cell_size 0: as recorded
-    np.testing.assert_allclose(info["anchor_sizes"], [[6.5, 9.5, 9.5]], atol=1)  # how large the cells are drawn
+    np.testing.assert_allclose(
+        info["anchor_sizes"], [[6.5, 9.5, 9.5]], atol=1
+    )  # how large the cells are drawn
     assert info["training_detection_f1"] > 0.9
     run = load_run(out, "cpu")
     assert run.config == read_config(out) and run.info == info and not run.network.training
@@ -174,7 +176,9 @@ def test_a_killed_run_goes_on_to_the_very_weights_of_an_unbroken_one(
     fit_broken = ["fit", str(sequence), "--out", str(broken), "--config", str(config), "--device", "cpu"]
     # In batch normalisation the order of a sum depends on the number of threads.
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    killed = subprocess.run([sys.executable, "-c", DRIVER, where, *fit_broken], env=environment, capture_output=True)
+    killed = subprocess.run(
+        [sys.executable, "-c", DRIVER, where, *fit_broken], env=environment, capture_output=True
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert [int(row["step"]) for row in read_log(broken)] == logged
     assert read_info(broken)["finished"] is False
@@ -186,7 +190,9 @@ def test_a_killed_run_goes_on_to_the_very_weights_of_an_unbroken_one(
     assert same(weights(broken), weights(whole))
     assert [row["step"] for row in read_log(broken)] == ["10", "20", "30", "40"]
     for a, b in zip(read_log(broken), read_log(whole), strict=True):
-        assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
+        assert {k: v for k, v in a.items() if k != "seconds"} == {
+            k: v for k, v in b.items() if k != "seconds"
+        }
     assert read_info(broken)["score_threshold"] == read_info(whole)["score_threshold"]
     assert set(os.listdir(broken)) - {"curves.png"} == WRITTEN
 

@@ -39,7 +39,9 @@ def copy(state):
 
 def test_learning_rate_rises_then_falls():
     rates = [one_cycle(p) for p in np.linspace(0, 1, 101)]
-    assert rates[0] == pytest.approx(0.1) and rates[5] == pytest.approx(1) and rates[-1] == pytest.approx(0.01)
+    assert (
+        rates[0] == pytest.approx(0.1) and rates[5] == pytest.approx(1) and rates[-1] == pytest.approx(0.01)
+    )
     assert all(np.diff(rates[:6]) > 0) and all(np.diff(rates[5:]) < 0)
     assert one_cycle(1.3) == one_cycle(1.0)  # a step that ends after the time is up
 

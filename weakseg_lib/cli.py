@@ -28,29 +28,39 @@ def main(arguments=None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("weakseg", description="3D instance segmentation from boxes and a few masks.")
+    parser = argparse.ArgumentParser(
+        "weakseg", description="3D instance segmentation from boxes and a few masks."
+    )
     parser.add_argument("--version", action="version", version=weakseg_lib.__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = _add(commands, "simulate", _simulate, "write simulated stacks with exact labels")
     command.add_argument("specimen", choices=["hl60"])
-    command.add_argument("out", metavar="OUT", help="new folder; gets 01 (group 1), 02 (group 2) and their labels")
+    command.add_argument(
+        "out", metavar="OUT", help="new folder; gets 01 (group 1), 02 (group 2) and their labels"
+    )
     command.add_argument("--stacks", type=int, default=4, help="stacks in each of the two groups (default 4)")
     command.add_argument("--size", choices=["laptop", "paper"], default="laptop")
     command.add_argument("--seed", type=int, default=0)
 
     command = _add(commands, "annotate", _annotate, "make a weak annotation from full labels: NAME/01_WEAK")
     command.add_argument("sequences", nargs="+", metavar="SEQ", help="sequence folder, NAME/01")
-    command.add_argument("--masks", type=float, default=0.2, help="share of the instances of a stack that get a mask")
+    command.add_argument(
+        "--masks", type=float, default=0.2, help="share of the instances of a stack that get a mask"
+    )
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--overwrite", action="store_true", help="replace annotation that was drawn by hand")
 
     command = _add(commands, "fit", _fit, "train on weakly annotated sequences")
-    command.add_argument("sequences", nargs="+", metavar="SEQ", help="sequence folder with its SEQ_WEAK beside it")
+    command.add_argument(
+        "sequences", nargs="+", metavar="SEQ", help="sequence folder with its SEQ_WEAK beside it"
+    )
     command.add_argument("--out", required=True, metavar="RUN", help="run folder to write")
     command.add_argument("--preset", choices=["laptop", "paper"])
     command.add_argument("--config", metavar="FILE", help="JSON file of settings")
-    command.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="settings")
+    command.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="settings"
+    )
     limit = command.add_mutually_exclusive_group()
     limit.add_argument("--steps", type=int, help="training steps")
     limit.add_argument("--minutes", type=float, help="training time instead of steps")
@@ -68,10 +78,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_voxel_size(command)
 
     command = _add(commands, "evaluate", _evaluate, "score a result against the truth")
-    command.add_argument("result", metavar="RESULT", help="folder of `weakseg predict --out`, or one mask TIFF")
+    command.add_argument(
+        "result", metavar="RESULT", help="folder of `weakseg predict --out`, or one mask TIFF"
+    )
     command.add_argument("truth", metavar="TRUTH", help="NAME/01, NAME/01_GT, NAME, or one label TIFF")
     command.add_argument("--frames", help='only these: "80-149", "01:80-149,02:50-79" or "predicted"')
-    command.add_argument("--picture", metavar="PNG", help="also draw hits, misses and false alarms of the worst stack")
+    command.add_argument(
+        "--picture", metavar="PNG", help="also draw hits, misses and false alarms of the worst stack"
+    )
     command.add_argument("--json", metavar="FILE", help="also write every number to FILE")
     _add_voxel_size(command)
     return parser
@@ -99,7 +113,9 @@ def _simulate(options):
     from weakseg_lib.data.simulate import simulate_hl60
 
     folders = simulate_hl60(options.out, options.stacks, options.size, options.seed)
-    print(f"wrote {', '.join(map(str, folders))}: {options.stacks} simulated stacks each, full labels in ..._GT/SEG")
+    print(
+        f"wrote {', '.join(map(str, folders))}: {options.stacks} simulated stacks each, full labels in ..._GT/SEG"
+    )
 
 
 def _annotate(options):

@@ -14,8 +14,10 @@ class Config:
 
     # data
     cell_size: float = 16.0  # median box side after resampling, in working voxels; 0 = never resample
-    smallest: float = 0.4  # boxes with sides below this share of the median are not taught: mostly slips of the mouse
-    crop: tuple[int, int, int] = (32, 96, 96)
+    smallest: float = (
+        0.4  # boxes with sides below this share of the median are not taught: mostly slips of the mouse
+    )
+    crop: tuple[int, int, int] = (40, 88, 88)
     batch: int = 2
     # backbone: feature maps at strides 1, 2, 4, ...; one number of channels each (reconstructed: Fig. 2 is missing)
     channels: tuple[int, ...] = (16, 32, 64, 64)
@@ -31,11 +33,15 @@ class Config:
     # masks
     roi_strides: tuple[int, int] = (1, 2)  # the "two different layers" of section 2.2 (reconstructed)
     roi_size: int = 14  # s of the paper; one x2 up-convolution makes masks of 2 s (reconstructed)
-    roi_margin: float = 0.2  # the mask's region is longer than the box by this share: a tight box must not cut a cell
+    roi_margin: float = (
+        0.2  # the mask's region is longer than the box by this share: a tight box must not cut a cell
+    )
     mask_channels: int = 32
     rois: int = 8  # regions a crop for the mask head
     soft_targets: bool = True  # mask targets are the covered share of each mask voxel, not 0 or 1
-    box_supervision: float = 0.0  # weight of the projection loss on instances without a mask; 0 = the paper's rule
+    box_supervision: float = (
+        0.0  # weight of the projection loss on instances without a mask; 0 = the paper's rule
+    )
     # optimisation
     steps: int = 1000  # 0 = no limit
     minutes: float = 0.0  # 0 = no limit; the schedule ends with the steps or the minutes, whichever is first
@@ -45,13 +51,13 @@ class Config:
     average: float = 0.995  # exponential moving average of the weights; 0 = none
     precision: str = "auto"  # "float32", "bfloat16"; auto = bfloat16 where the device computes it natively
     # augmentation (flips and quarter turns in the plane are always on)
-    zoom: float = 0.2  # random scale, +- this share
-    contrast: float = 0.4  # random gain and gamma, +- this share in the log
-    noise: float = 0.05  # largest standard deviation of added noise, as a share of the bright level
+    zoom: float = 0.15  # random scale, +- this share
+    contrast: float = 0.3  # random gain and gamma, +- this share in the log
+    noise: float = 0.04  # largest standard deviation of added noise, as a share of the bright level
     blur: float = 0.0  # largest sigma of added blur, in voxels
     # prediction
     tile: tuple[int, int, int] = (64, 224, 224)  # core of a tile, without its overlap with the others
-    views: int = 1  # of 8 mirror images that are looked at and averaged; time grows with them
+    views: int = 4  # of 8 mirror images that are looked at and averaged; time grows with them
     candidates: int = 1000  # best boxes a tile that go into non-maximum suppression
 
     def replace(self, **changes) -> "Config":
@@ -74,7 +80,13 @@ PAPER = Config(
     mask_channels=64,
 )
 # What `loss=paper` also brings, unless set otherwise: the other departures from the paper's method.
-PAPER_METHOD = {"soft_targets": False, "roi_margin": 0.0, "box_supervision": 0.0, "box_weight": 1.0, "smallest": 0.0}
+PAPER_METHOD = {
+    "soft_targets": False,
+    "roi_margin": 0.0,
+    "box_supervision": 0.0,
+    "box_weight": 1.0,
+    "smallest": 0.0,
+}
 PRESETS = {"laptop": LAPTOP, "paper": PAPER}
 
 
@@ -90,7 +102,9 @@ def load_config(preset: str = "laptop", file=None, settings=()) -> Config:
         try:
             changes = json.loads(Path(file).read_text())
         except (OSError, ValueError) as error:
-            raise InputError(file, f"not a readable JSON file ({error})", "give a JSON object of settings") from None
+            raise InputError(
+                file, f"not a readable JSON file ({error})", "give a JSON object of settings"
+            ) from None
         if not isinstance(changes, dict):
             raise InputError(file, "not a JSON object", 'write it as {"key": value}')
         config = with_settings(config, changes.items(), file)
@@ -129,4 +143,6 @@ def _parse(key, value, old, where):
             return value
         return type(old)(value)
     except (TypeError, ValueError):
-        raise InputError(where, f"{key}={value} is not of the type of its default {old!r}", "mend the value") from None
+        raise InputError(
+            where, f"{key}={value} is not of the type of its default {old!r}", "mend the value"
+        ) from None

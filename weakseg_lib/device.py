@@ -10,7 +10,9 @@ from weakseg_lib.errors import InputError
 def pick_device(name: str = "auto") -> torch.device:
     """ "auto": the GPU if torch sees one, else the CPU. Raises InputError if "cuda" is asked for and not there."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda", "torch sees no GPU", "use --device cpu, or install a torch build for your GPU")
+        raise InputError(
+            "--device cuda", "torch sees no GPU", "use --device cpu, or install a torch build for your GPU"
+        )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)

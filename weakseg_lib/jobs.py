@@ -45,7 +45,9 @@ def list_jobs(inputs: list[Path], out: Path) -> list[Job]:
             jobs.append(_file_job(path, out))
             continue
         sequence = sequences[path]
-        unique = sequence.name if names[sequence.name] == 1 else f"{path.resolve().parent.name}_{sequence.name}"
+        unique = (
+            sequence.name if names[sequence.name] == 1 else f"{path.resolve().parent.name}_{sequence.name}"
+        )
         folder = out if len(inputs) == 1 else out / f"{unique}_RES"
         for t in sequence.frames:
             number = f"{t:0{sequence.digits}d}"
@@ -53,7 +55,9 @@ def list_jobs(inputs: list[Path], out: Path) -> list[Job]:
             jobs.append(Job(sequence.image_path(t), mask, boxes, sequence, t))
     twice = [mask for mask, n in Counter(job.mask for job in jobs).items() if n > 1]
     if twice:
-        raise InputError(twice[0], "would be written by two of the inputs", "predict them into different folders")
+        raise InputError(
+            twice[0], "would be written by two of the inputs", "predict them into different folders"
+        )
     return jobs
 
 

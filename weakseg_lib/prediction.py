@@ -23,8 +23,9 @@ MASK_BATCH = 64  # regions at a time in the mask head: bounds its memory
 
 @dataclass(frozen=True)
 class Detections:
-    """Instances of one stack, best score first. Boxes (n, 6) float32 in working voxels, scores (n,), classes (n,) from 1,
-    masks (n, M, M, M) uint8: probability * 255 on a grid that fills the box and its margin; None for a detector trained alone."""
+    """Instances of one stack, best score first. Boxes (n, 6) float32 in working voxels, scores (n,), classes
+    (n,) from 1, masks (n, M, M, M) uint8: probability * 255 on a grid that fills the box and its margin; None
+    for a detector trained alone."""
 
     boxes: np.ndarray
     scores: np.ndarray
@@ -45,8 +46,9 @@ class Detections:
 def tiles(shape, tile, halo, stride: int):
     """Cover a volume of `shape` with blocks: yields (core, block), each a tuple of three slices.
 
-    Cores do not overlap and fill the volume; a block is its core and up to `halo` (z, y, x) voxels more on every side, and starts
-    at a multiple of `stride`, so that every feature voxel of a block stands for the same place as in the whole volume.
+    Cores do not overlap and fill the volume; a block is its core and up to `halo` (z, y, x) voxels more on
+    every side, and starts at a multiple of `stride`, so that every feature voxel of a block stands for the same
+    place as in the whole volume.
     """
     axes = []
     for n, t, reach in zip(shape, tile, halo, strict=True):
@@ -54,7 +56,12 @@ def tiles(shape, tile, halo, stride: int):
         step = -(-n // count)
         step = -(-step // stride) * stride
         margin = -(-reach // stride) * stride
-        axes.append([((a, min(a + step, n)), (max(a - margin, 0), min(a + step + margin, n))) for a in range(0, n, step)])
+        axes.append(
+            [
+                ((a, min(a + step, n)), (max(a - margin, 0), min(a + step + margin, n)))
+                for a in range(0, n, step)
+            ]
+        )
     for z in axes[0]:
         for y in axes[1]:
             for x in axes[2]:
@@ -63,7 +70,12 @@ def tiles(shape, tile, halo, stride: int):
 
 @torch.inference_mode()
 def detect_stack(
-    network: Network, image: np.ndarray, score: float, overlap: float, with_masks: bool = True, progress: bool = False
+    network: Network,
+    image: np.ndarray,
+    score: float,
+    overlap: float,
+    with_masks: bool = True,
+    progress: bool = False,
 ) -> Detections:
     """Detect and segment all instances of a normalised image (D, H, W) in working voxels.
 
@@ -89,27 +101,16 @@ def detect_stack(
             boxes, scores, classes = boxes[mine], scores[mine], classes[mine]
             masks = _masks(network, views, boxes, classes, crop.shape[2:]) if with_masks else None
         found = (boxes + offset, scores, classes)
-        parts.append((*(v.float().cpu().numpy() if v.is_floating_point() else v.cpu().numpy() for v in found), masks))
+        parts.append(
+            (*(v.float().cpu().numpy() if v.is_floating_point() else v.cpu().numpy() for v in found), masks)
+        )
     boxes, scores, classes, masks = (
         None if p[0] is None else np.concatenate(p) for p in zip(*parts, strict=True)
     )
     size = np.tile(image.shape, 2).astype(np.float32)
     boxes = np.minimum(boxes, size)
-    if masks is not None:
-        scores = scores * mask_confidence(masks)
     order = np.argsort(-scores, kind="stable")
     return Detections(boxes, scores, classes, masks)[order].above(score, overlap)
-
-
-def mask_confidence(masks: np.ndarray) -> np.ndarray:
-    """(n, M, M, M) uint8 -> (n,) in 0..1: the mean probability of the voxels that are in the mask.
-
-    A region in which the mask head sees no clear cell is more often a false alarm (the maskness of SOLO, Wang et al.
-    2020), so it scales the detector's score.
-    """
-    inside = masks > 127
-    total = np.where(inside, masks, 0).sum((1, 2, 3), dtype=np.float64)
-    return (total / (255 * np.maximum(inside.sum((1, 2, 3)), 1))).astype(np.float32)
 
 
 def _masks(network: Network, views, boxes, classes, shape) -> np.ndarray:
@@ -122,7 +123,10 @@ def _masks(network: Network, views, boxes, classes, shape) -> np.ndarray:
             region = enlarge(b, network.config.roi_margin)
             seen = region.clone()
             for axis in flips:
-                seen[:, axis], seen[:, axis + 3] = size[axis] - region[:, axis + 3], size[axis] - region[:, axis]
+                seen[:, axis], seen[:, axis + 3] = (
+                    size[axis] - region[:, axis + 3],
+                    size[axis] - region[:, axis],
+                )
             total = total + network.masks(maps, [seen], c).sigmoid().flip([a + 1 for a in flips])
         masks.append((total * (255 / len(views))).round().to(torch.uint8).cpu().numpy())
     return np.concatenate(masks)
@@ -131,8 +135,8 @@ def _masks(network: Network, views, boxes, classes, shape) -> np.ndarray:
 def paste(found: Detections, shape, scale, margin: float = 0.0) -> np.ndarray:
     """Labels (D, H, W) int32 of a stack of `shape`: instance i gets id i + 1 where its mask is above a half.
 
-    `scale` (3,): working voxels per voxel of the stack; `margin`: `Config.roi_margin` of the masks. Where masks overlap, the most probable one wins; a tie goes to
-    the better score.
+    `scale` (3,): working voxels per voxel of the stack; `margin`: `Config.roi_margin` of the masks. Where masks
+    overlap, the most probable one wins; a tie goes to the better score.
     """
     labels = np.zeros(shape, np.int32)
     best = np.full(shape, 127, np.uint8)
@@ -165,8 +169,9 @@ def _paste_matrix(low, high, first, last, size) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The instances of one stack: ids (n,) from 1, boxes (n, 6) float32 in voxels of the stack, scores (n,), classes (n,),
-    best score first; labels (D, H, W) int32 with these ids, or None for a detector trained alone."""
+    """The instances of one stack: ids (n,) from 1, boxes (n, 6) float32 in voxels of the stack, scores (n,),
+    classes (n,), best score first; labels (D, H, W) int32 with these ids, or None for a detector trained
+    alone."""
 
     ids: np.ndarray
     boxes: np.ndarray
@@ -195,7 +200,9 @@ def predict_stack(run: Run, stack: Stack, score=None, overlap=None, progress: bo
     return Prediction(np.arange(1, len(boxes) + 1), boxes, found.scores, found.classes, labels)
 
 
-def predict(run_folder, inputs, out, *, voxel_size=None, frame=None, device="auto", progress=True) -> list[Path]:
+def predict(
+    run_folder, inputs, out, *, voxel_size=None, frame=None, device="auto", progress=True
+) -> list[Path]:
     """Segment every stack of `inputs` and write maskTTT.tif and boxesTTT.csv, the challenge's result layout.
 
     inputs: sequence folders, TIFFs, OME-Zarrs. One sequence goes into `out` itself, several into out/01_RES, ...; an

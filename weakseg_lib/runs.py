@@ -40,14 +40,18 @@ def load_run(folder, device="auto") -> Run:
     folder = Path(folder)
     info = read_info(folder)
     if not info.get("finished"):
-        raise InputError(folder, "its training has not finished", "continue it with `weakseg fit ... --resume`")
+        raise InputError(
+            folder, "its training has not finished", "continue it with `weakseg fit ... --resume`"
+        )
     config = read_config(folder)
     network = Network(config, info["anchor_sizes"])
     weights = folder / WEIGHTS
     try:
         network.load_state_dict(load_tensors(weights))
     except RuntimeError as error:
-        raise InputError(weights, f"does not fit {CONFIG} ({str(error).splitlines()[0]})", "train again") from None
+        raise InputError(
+            weights, f"does not fit {CONFIG} ({str(error).splitlines()[0]})", "train again"
+        ) from None
     network.to(pick_device(device), memory_format=memory_format()).eval()
     return Run(folder, config, info, network)
 
@@ -55,10 +59,13 @@ def load_run(folder, device="auto") -> Run:
 def read_info(folder: Path) -> dict:
     """run.json of a run folder, checked to be of this library's format."""
     if not (folder / RUN).is_file():
-        raise InputError(folder, f"is not a run folder (it has no {RUN})", "give the folder of `weakseg fit --out`")
+        raise InputError(
+            folder, f"is not a run folder (it has no {RUN})", "give the folder of `weakseg fit --out`"
+        )
     info = read_json(folder / RUN)
     if info.get("format") != RUN_FORMAT:
-        problem = f"is a run of format {info.get('format')} (weakseg {info.get('weakseg', '?')}), this reads {RUN_FORMAT}"
+        version = info.get("weakseg", "?")
+        problem = f"is a run of format {info.get('format')} (weakseg {version}), this reads {RUN_FORMAT}"
         raise InputError(folder, problem, "install that version of weakseg, or train again")
     return info
 

@@ -104,7 +104,7 @@ def fit(
         _train(trainer, out, on_log, progress)
         network.load_state_dict(trainer.average)
         save_tensors(out / WEIGHTS, {k: v.cpu() for k, v in trainer.average.items()})
-        info |= choose_thresholds(network, stacks, info["has_masks"], progress)
+        info |= choose_thresholds(network, stacks, progress)
     finally:
         shutil.rmtree(prepared, ignore_errors=True)
     info |= {"finished": True, "steps": trainer.done, "seconds": round(trainer.seconds, 1)}
@@ -125,7 +125,9 @@ def _survey(sequences, config, seed, voxel_size, device, progress) -> dict:
     sides = np.concatenate(sides)
     names = ", ".join(str(s.path) for s in sequences)
     if not len(sides):
-        raise InputError(names, "no boxes in any stack", "draw a box around every cell, or run `weakseg annotate`")
+        raise InputError(
+            names, "no boxes in any stack", "draw a box around every cell, or run `weakseg annotate`"
+        )
     if not n_masks:
         warnings.warn(f"{names}: no instance has a mask, so only the detector is trained", stacklevel=3)
     working = working_voxel(sides, np.median(voxels, axis=0), config.cell_size)
@@ -173,7 +175,7 @@ def _train(trainer: Trainer, out: Path, on_log, progress):
     """Step until the progress is 1, with a log and a checkpoint every minute."""
     rows = _read_log(out / LOG, trainer.done)
     pending, saved = [], time.monotonic()
-    bar = tqdm(total=100, initial=int(100 * trainer.progress), desc="training", disable=not progress)
+    bar = tqdm(total=100, initial=int(100 * trainer.progress), desc="training", smoothing=0, disable=not progress)
     bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
     while trainer.progress < 1:
         pending.append(trainer.step())
@@ -220,7 +222,9 @@ def _check_resume(out, sequences, config, seed):
     if config is not None and config != own:
         old, new = own.to_json(), config.to_json()
         changed = ", ".join(f"{k} was {old[k]}, now {new[k]}" for k in old if old[k] != new[k])
-        raise InputError(out, f"cannot resume with other settings ({changed})", "leave them out, or start a new run")
+        raise InputError(
+            out, f"cannot resume with other settings ({changed})", "leave them out, or start a new run"
+        )
     named = [str(s.path) for s in sequences]
     if named != info["sequences"]:
         fix = f"give {', '.join(info['sequences'])}, or start a new run"

@@ -19,7 +19,10 @@ class Trainer:
         network.to(device, memory_format=memory_format()).train()
         decay = [p for p in network.parameters() if p.ndim > 1]
         plain = [p for p in network.parameters() if p.ndim <= 1]
-        groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        groups = [
+            {"params": decay, "weight_decay": config.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
         self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate)
         self.average = {k: v.detach().clone() for k, v in network.state_dict().items()}
         self.done = 0

@@ -56,7 +56,9 @@ def extent(mask):
 # Image, boxes and targets belong together
 
 
-@pytest.mark.parametrize(("zoom", "tolerance"), [(0.0, 0), (0.3, 1)])  # edges between voxels are found to a voxel
+@pytest.mark.parametrize(
+    ("zoom", "tolerance"), [(0.0, 0), (0.3, 1)]
+)  # edges between voxels are found to a voxel
 @pytest.mark.parametrize("working", [VOXEL, (0.5, 0.5, 0.5)])
 def test_boxes_fit_the_image_however_it_is_cut_zoomed_and_turned(make_stack, plain, zoom, tolerance, working):
     sampler = CropSampler([make_stack(lopsided(), working=working)], plain.replace(zoom=zoom), 0)
@@ -178,13 +180,21 @@ def flat(batch):
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("box_supervision", [0.0, 0.5])
-def test_only_masked_cells_are_regions_unless_boxes_teach_masks(make_stack, cells, tiny, share, box_supervision):
+def test_only_masked_cells_are_regions_unless_boxes_teach_masks(
+    make_stack, cells, tiny, share, box_supervision
+):
     config = tiny.replace(box_supervision=box_supervision)
     sampler = CropSampler([make_stack(cells()[1], share)], config, 0)
     for step in range(8):
         batch = sampler.batch(step)
         n = len(batch.weights)
-        assert len(batch.targets) == len(batch.roi_classes) == len(batch.inside) == sum(map(len, batch.rois)) == n
+        assert (
+            len(batch.targets)
+            == len(batch.roi_classes)
+            == len(batch.inside)
+            == sum(map(len, batch.rois))
+            == n
+        )
         assert batch.targets.shape[1:] == (8, 8, 8) and batch.inside.shape[1:] == (3, 8)
         assert set(batch.weights.tolist()) <= {0.0, 1.0}
         if not box_supervision:

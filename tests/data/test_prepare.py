@@ -18,7 +18,9 @@ from weakseg_lib.data.stacks import Stack
 # Resampling
 
 
-@pytest.mark.parametrize(("size_in", "size_out"), [(10, 10), (10, 5), (10, 7), (10, 3), (10, 1), (4, 9), (1, 3)])
+@pytest.mark.parametrize(
+    ("size_in", "size_out"), [(10, 10), (10, 5), (10, 7), (10, 3), (10, 1), (4, 9), (1, 3)]
+)
 def test_rows_of_a_resampling_matrix_are_averages(size_in, size_out):
     matrix = resampling_matrix(size_in, size_out)
     assert matrix.shape == (size_out, size_in) and matrix.dtype == np.float32 and (matrix >= 0).all()
@@ -48,7 +50,9 @@ def test_resampling_is_the_three_matrices(shape):
     matrices = [resampling_matrix(a, b).astype(float) for a, b in zip(image.shape, shape, strict=True)]
     found = resample(image, shape)
     assert found.shape == shape and found.dtype == np.float32
-    np.testing.assert_allclose(found, np.einsum("pz,qy,rx,zyx->pqr", *matrices, image), rtol=1e-5)  # float32 sums
+    np.testing.assert_allclose(
+        found, np.einsum("pz,qy,rx,zyx->pqr", *matrices, image), rtol=1e-5
+    )  # float32 sums
     np.testing.assert_array_equal(image, before)
 
 
@@ -95,7 +99,12 @@ def test_compression_keeps_the_order_and_the_zero():
 @pytest.mark.parametrize(
     ("voxel", "sides", "cell_size", "wanted"),
     [
-        ((0.4, 0.2, 0.2), (6.4, 6.4, 6.4), 16, (0.4, 0.4, 0.4)),  # 16 x 32 x 32 voxels: the plane shrinks by 2
+        (
+            (0.4, 0.2, 0.2),
+            (6.4, 6.4, 6.4),
+            16,
+            (0.4, 0.4, 0.4),
+        ),  # 16 x 32 x 32 voxels: the plane shrinks by 2
         ((0.4, 0.2, 0.2), (6.4, 3.2, 3.2), 16, (0.4, 0.2, 0.2)),  # just right
         ((1.0, 0.5, 0.5), (5, 5, 5), 16, (1.0, 0.5, 0.5)),  # small: nothing is enlarged
         ((0.4, 0.2, 0.2), (7.6, 3.8, 3.8), 16, (0.4, 0.2, 0.2)),  # within a quarter: left sharp

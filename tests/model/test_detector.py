@@ -21,7 +21,9 @@ def make():
     return detector
 
 
-@pytest.mark.parametrize(("paper", "classes", "outputs"), [(False, 2, 1), (False, 3, 2), (True, 2, 2), (True, 3, 3)])
+@pytest.mark.parametrize(
+    ("paper", "classes", "outputs"), [(False, 2, 1), (False, 3, 2), (True, 2, 2), (True, 3, 3)]
+)
 def test_an_answer_for_every_anchor(make, paper, classes, outputs):
     anchors, logits, code = make(paper, classes)(torch.randn(2, 4, 3, 4, 5))
     assert torch.equal(anchors, anchor_grid((3, 4, 5), 2, SIZES))
@@ -147,7 +149,10 @@ def test_without_cells_only_the_scores_learn(make, paper):
 def test_cells_to_ignore_teach_neither_way(make, paper):
     detector = make(paper, sizes=[[6.0, 6, 6]])
     anchors = anchor_grid((4, 8, 8), 2, [[6.0, 6, 6]])
-    boxes, ignore = torch.tensor([[1.0, 1, 1, 7, 7, 7]]), torch.tensor([[0.0, 8, 8, 8, 14, 16], [2, 2, 2, 6, 6, 6]])
+    boxes, ignore = (
+        torch.tensor([[1.0, 1, 1, 7, 7, 7]]),
+        torch.tensor([[0.0, 8, 8, 8, 14, 16], [2, 2, 2, 6, 6, 6]]),
+    )
     centres = (anchors[:, :3] + anchors[:, 3:]) / 2
     inside = ((centres > ignore[0, :3]) & (centres < ignore[0, 3:])).all(1)
     logits = torch.zeros(1, len(anchors), detector.outputs, requires_grad=True)

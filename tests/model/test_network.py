@@ -80,7 +80,9 @@ def test_box_supervision_teaches_from_unmasked_instances(tiny, untrained):
 def test_a_batch_without_regions_has_no_mask_loss(tiny, untrained):
     batch = make_batch([1.0] * 4)
     none = dataclasses.replace(
-        batch, rois=[b[:0] for b in batch.rois], **{k: getattr(batch, k)[:0] for k in ("targets", "weights", "inside")}
+        batch,
+        rois=[b[:0] for b in batch.rois],
+        **{k: getattr(batch, k)[:0] for k in ("targets", "weights", "inside")},
     )
     assert untrained(tiny).train().losses(none)["mask"].item() == 0
 
@@ -128,7 +130,9 @@ def test_only_the_best_candidates_are_considered(tiny, untrained):
     for candidates in (1000, 5):
         network = untrained(tiny.replace(candidates=candidates), eager=4.0)
         with torch.no_grad():
-            maps = maps or network.backbone(torch.randn(1, 1, 16, 32, 32, generator=torch.Generator().manual_seed(0)))
+            maps = maps or network.backbone(
+                torch.randn(1, 1, 16, 32, 32, generator=torch.Generator().manual_seed(0))
+            )
         boxes, scores, _ = network.detect([((), maps)], 0.3, 1.0)
         assert len(boxes) == candidates if candidates == 5 else len(boxes) > 5
     assert network.detect([((), maps)], 0.999999, 0.2)[0].shape == (0, 6)

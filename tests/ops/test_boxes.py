@@ -56,7 +56,9 @@ def test_iou_of_whole_voxels_counts_voxels():
     np.testing.assert_array_equal(found.numpy(), counted)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 1e-6)])  # a few roundings
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 1e-6)]
+)  # a few roundings
 def test_iou_against_a_loop(dtype, tolerance):
     a, b = random_boxes(20, 1, dtype=dtype), random_boxes(15, 2, dtype=dtype)
     wanted = [[iou_by_hand(p, q) for q in b.tolist()] for p in a.tolist()]
@@ -150,7 +152,9 @@ def test_diou_loss_pulls_boxes_that_do_not_touch():
     loss = diou_loss(box, torch.tensor([[0.0, 0, 0, 4, 4, 4]]))
     assert loss.item() > 1
     loss.sum().backward()
-    assert (box.grad[0, :3] + box.grad[0, 3:] > 0).all()  # a step against the gradient goes towards the target
+    assert (
+        box.grad[0, :3] + box.grad[0, 3:] > 0
+    ).all()  # a step against the gradient goes towards the target
 
 
 def test_diou_gradient_is_finite_for_boxes_without_volume():

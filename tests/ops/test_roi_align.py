@@ -108,7 +108,9 @@ def test_boxes_without_extent(features, ratio):
     np.testing.assert_allclose(found, wanted, atol=1e-12, rtol=0)
     # Not aligned, a side is at least one voxel, so there is something under the box.
     wanted = align_by_hand(features, ZERO_SIZE, (2, 2, 2), aligned=False)
-    np.testing.assert_allclose(roi_align_3d(features, ZERO_SIZE, 2, aligned=False), wanted, atol=1e-12, rtol=0)
+    np.testing.assert_allclose(
+        roi_align_3d(features, ZERO_SIZE, 2, aligned=False), wanted, atol=1e-12, rtol=0
+    )
 
 
 def test_boxes_without_extent_hold_no_adaptive_samples(features):

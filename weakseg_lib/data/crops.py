@@ -32,7 +32,10 @@ class CropSampler:
         return Batch(
             images=torch.stack([c["image"] for c in crops]),
             **{key: [c[key] for c in crops] for key in ("boxes", "classes", "ignore", "rois")},
-            **{key: torch.cat([c[key] for c in crops]) for key in ("roi_classes", "targets", "weights", "inside")},
+            **{
+                key: torch.cat([c[key] for c in crops])
+                for key in ("roi_classes", "targets", "weights", "inside")
+            },
         )
 
     def _crop(self, stack: PreparedStack, rng) -> dict:
@@ -93,7 +96,9 @@ class CropSampler:
         which = np.concatenate([masked, weak])
         box = enlarge(boxes[torch.from_numpy(which)], config.roi_margin)
         size = box[:, 3:] - box[:, :3]
-        centre = (box[:, :3] + box[:, 3:]) / 2 + size * torch.from_numpy(rng.normal(0, 0.05, size.shape)).float()
+        centre = (box[:, :3] + box[:, 3:]) / 2 + size * torch.from_numpy(
+            rng.normal(0, 0.05, size.shape)
+        ).float()
         half = size / 2 * torch.from_numpy(np.exp(rng.normal(0, 0.08, size.shape))).float()
         return torch.cat([centre - half, centre + half], 1), which
 
@@ -138,7 +143,9 @@ def mask_target(known: dict, i: int, region: np.ndarray, size: int, soft: bool) 
     Soft: the share of each mask voxel that the instance covers; else 1 where that share is above a half.
     """
     mask = torch.from_numpy(known[f"mask_{i}"]).float()[None, None]
-    box = torch.tensor(np.concatenate([[0], region - np.tile(known[f"origin_{i}"], 2)]), dtype=torch.float32)[None]
+    box = torch.tensor(np.concatenate([[0], region - np.tile(known[f"origin_{i}"], 2)]), dtype=torch.float32)[
+        None
+    ]
     covered = roi_align_3d(mask, box, size, sampling_ratio=2)[0, 0].numpy()
     return covered if soft else (covered > 0.5).astype(np.float32)
 
@@ -153,14 +160,18 @@ def _slabs_inside(rois, boxes, size) -> torch.Tensor:
 
 
 def turn(crop: dict, flips, swap: bool) -> dict:
-    """The crop mirrored along the axes in `flips` and, with `swap`, its y and x exchanged: image, boxes, targets alike."""
+    """The crop mirrored along the axes in `flips` and, with `swap`, its y and x exchanged: image, boxes,
+    targets alike."""
     size = torch.tensor(crop["image"].shape[1:]).float()
     out = dict(crop)
     for axis in np.flatnonzero(flips):
         axis = int(axis)
         for key in ("boxes", "ignore", "rois"):
             box = out[key].clone()
-            box[:, axis], box[:, axis + 3] = size[axis] - out[key][:, axis + 3], size[axis] - out[key][:, axis]
+            box[:, axis], box[:, axis + 3] = (
+                size[axis] - out[key][:, axis + 3],
+                size[axis] - out[key][:, axis],
+            )
             out[key] = box
         out["image"] = out["image"].flip(axis + 1)
         out["targets"] = out["targets"].flip(axis + 1)

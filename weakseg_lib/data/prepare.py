@@ -82,9 +82,10 @@ def working_shape(shape, voxel_size, working) -> tuple[int, int, int]:
 class PreparedStack:
     """A training stack on disk, read piece by piece, so that memory does not grow with their number.
 
-    image.npy: normalised, working voxels, float16. known.npz: boxes (n, 6) in working voxels, classes, has_mask, taught, scale
-    (3,) = working voxels per voxel of the stack, and for every masked instance i its mask at the stack's full
-    resolution, one voxel of border around it (mask_i, uint8) and that crop's corner (origin_i).
+    image.npy: normalised, working voxels, float16. known.npz: boxes (n, 6) in working voxels, classes,
+    has_mask, taught, scale (3,) = working voxels per voxel of the stack, and for every masked instance i its
+    mask at the stack's full resolution, one voxel of border around it (mask_i, uint8) and that crop's corner
+    (origin_i).
     """
 
     folder: Path
@@ -101,7 +102,9 @@ class PreparedStack:
             return dict(file)
 
 
-def prepare(stack: Stack, annotation: WeakAnnotation, working, folder: Path, smallest: float = 0.0) -> PreparedStack:
+def prepare(
+    stack: Stack, annotation: WeakAnnotation, working, folder: Path, smallest: float = 0.0
+) -> PreparedStack:
     """Write `stack` and its weak annotation, resampled to the voxel size `working`, into `folder`.
 
     Boxes whose mean side is below `smallest` um are marked as not to be taught: neither cell nor background.

@@ -1,4 +1,5 @@
-"""Anchors in 3D: boxes of a few fixed sizes at every position of a feature map, and which of them stand for which cell."""
+"""Anchors in 3D: boxes of a few fixed sizes at every position of a feature map, and which of them stand for
+which cell."""
 
 import numpy as np
 import torch
@@ -54,12 +55,15 @@ def match_iou(anchors: torch.Tensor, boxes: torch.Tensor, positive=0.5, negative
     return match
 
 
-def match_atss(anchors: torch.Tensor, boxes: torch.Tensor, sizes: int = 1, candidates: int = 27) -> torch.Tensor:
+def match_atss(
+    anchors: torch.Tensor, boxes: torch.Tensor, sizes: int = 1, candidates: int = 27
+) -> torch.Tensor:
     """Adaptive training sample selection (Zhang et al., CVPR 2020): same result as `match_iou`, no thresholds to set.
 
-    For each box the anchors, of `sizes` sizes each, of the `candidates` nearest positions compete; those whose IoU is at
-    least the mean plus the standard deviation of all that compete, and whose centre lies inside the box, are positive.
-    So small, elongated and badly fitting cells get their share too. An anchor claimed twice goes to the larger IoU.
+    For each box the anchors, of `sizes` sizes each, of the `candidates` nearest positions compete; those whose
+    IoU is at least the mean plus the standard deviation of all that compete, and whose centre lies inside the
+    box, are positive. So small, elongated and badly fitting cells get their share too. An anchor claimed twice
+    goes to the larger IoU.
     """
     match = torch.full((len(anchors),), BACKGROUND, device=anchors.device)
     if len(boxes) == 0:
@@ -86,7 +90,8 @@ def match_atss(anchors: torch.Tensor, boxes: torch.Tensor, sizes: int = 1, candi
 def sample_anchors(match: torch.Tensor, n: int, positive_share: float, generator=None) -> torch.Tensor:
     """Boolean (len(match),): at most `n` anchors chosen at random, at most `positive_share` of them positive.
 
-    Against the imbalance of Eq. 1: a crop has thousands of background anchors for each cell's. Ignored ones never count.
+    Against the imbalance of Eq. 1: a crop has thousands of background anchors for each cell's. Ignored ones
+    never count.
     """
     chosen = torch.zeros_like(match, dtype=torch.bool)
     room = n

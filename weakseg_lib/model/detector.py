@@ -25,13 +25,17 @@ class Detector(nn.Module):
     classifies the boxes again. `paper` loss: softmax over all c classes; default: one sigmoid a foreground class.
     """
 
-    def __init__(self, channels: int, anchor_sizes, stride: int, classes: int, paper: bool, norm: str = "batch"):
+    def __init__(
+        self, channels: int, anchor_sizes, stride: int, classes: int, paper: bool, norm: str = "batch"
+    ):
         super().__init__()
         self.stride, self.classes, self.paper = stride, classes, paper
         self.register_buffer("anchor_sizes", torch.as_tensor(anchor_sizes, dtype=torch.float32))
         self.outputs = classes if paper else classes - 1
         n = len(self.anchor_sizes)
-        self.trunk = nn.Sequential(nn.Conv3d(channels, channels, 3, padding=1, bias=False), norm_relu(channels, norm))
+        self.trunk = nn.Sequential(
+            nn.Conv3d(channels, channels, 3, padding=1, bias=False), norm_relu(channels, norm)
+        )
         self.score = nn.Conv3d(channels, n * self.outputs, 1)
         self.code = nn.Conv3d(channels, n * 6, 1)
         # Nearly all anchors are background: start there, or the first steps only learn that (Lin et al. 2017).
@@ -44,7 +48,8 @@ class Detector(nn.Module):
         x = self.trunk(features)
         anchors = anchor_grid(features.shape[2:], self.stride, self.anchor_sizes.cpu(), features.device)
         logits, code = (
-            head(x).permute(0, 2, 3, 4, 1).reshape(len(x), len(anchors), -1).float() for head in (self.score, self.code)
+            head(x).permute(0, 2, 3, 4, 1).reshape(len(x), len(anchors), -1).float()
+            for head in (self.score, self.code)
         )
         return anchors, logits, code
 
@@ -70,7 +75,8 @@ class Detector(nn.Module):
         return match_iou(anchors, boxes) if self.paper else match_atss(anchors, boxes, len(self.anchor_sizes))
 
     def _paper_loss(self, anchors, logits, code, boxes, classes, match):
-        """Eq. 1 for all c classes: log loss on sampled anchors, smooth L1 on positives, both over the number sampled."""
+        """Eq. 1 for all c classes: log loss on sampled anchors, smooth L1 on positives, both over the number
+        sampled."""
         chosen = sample_anchors(match, 256, 0.5)
         positive = match >= 0
         target = torch.zeros_like(match)
@@ -84,9 +90,10 @@ class Detector(nn.Module):
     def _default_loss(self, anchors, logits, code, boxes, classes, match):
         """Quality focal loss (Li et al. 2020) and DIoU: a positive's score learns (1 + IoU of its box) / 2.
 
-        So the score ranks boxes by how well they fit, which is what non-maximum suppression needs it for. The IoU alone,
-        as published, would give small cells, where one voxel costs much IoU, scores like background. Both sums are
-        divided by the number of positives: dividing by all anchors, as printed, would make the loss vanish.
+        So the score ranks boxes by how well they fit, which is what non-maximum suppression needs it for. The
+        IoU alone, as published, would give small cells, where one voxel costs much IoU, scores like background.
+        Both sums are divided by the number of positives: dividing by all anchors, as printed, would make the
+        loss vanish.
         """
         positive = match >= 0
         found, wanted = decode(anchors[positive], code[positive]), boxes[match[positive]]

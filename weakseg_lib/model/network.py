@@ -10,7 +10,7 @@ from weakseg_lib.config import Config
 from weakseg_lib.model.detector import Detector
 from weakseg_lib.model.masks import MaskHead, mask_loss, projection_loss
 from weakseg_lib.model.voxres import Backbone
-from weakseg_lib.ops.boxes import clip_boxes, decode, nms
+from weakseg_lib.ops.boxes import clip_boxes, cluster, decode, nms
 from weakseg_lib.ops.roi_align import roi_align_3d
 
 
@@ -71,7 +71,9 @@ class Network(nn.Module):
         head = self.config.head_stride
         return tuple(r + head + math.ceil(h) for r, h in zip(self.backbone.reach, half_cell, strict=True))
 
-    def masks(self, maps: dict[int, torch.Tensor], rois: list[torch.Tensor], classes: torch.Tensor) -> torch.Tensor:
+    def masks(
+        self, maps: dict[int, torch.Tensor], rois: list[torch.Tensor], classes: torch.Tensor
+    ) -> torch.Tensor:
         """Mask logits (K, 2s, 2s, 2s) for regions of each image, a list of (k, 6); `classes` (K,) from 1."""
         size = self.config.roi_size
         crops = [roi_align_3d(maps[s], rois, size, 1 / s, sampling_ratio=1) for s in self.config.roi_strides]
@@ -98,8 +100,9 @@ class Network(nn.Module):
     def detect(self, views: list[tuple[tuple[int, ...], dict]], score: float = 0.05, overlap: float = 0.3):
         """Boxes of one image, best first: boxes (k, 6), scores (k,), classes (k,).
 
-        `views`: (flipped axes, feature maps of the flipped image) of the same image, whose scores and box codes are
-        averaged. Boxes scoring at most `score` are dropped, the best `config.candidates` go through NMS at IoU `overlap`.
+        `views`: (flipped axes, feature maps of the flipped image) of the same image, whose scores and box codes
+        are averaged. Boxes scoring at most `score` are dropped, the best `config.candidates` go through NMS at
+        IoU `overlap`.
         """
         stride = self.config.head_stride
         shape = views[0][1][stride].shape[2:]
@@ -117,7 +120,7 @@ class Network(nn.Module):
         solid = (boxes[:, 3:] - boxes[:, :3]).amin(1) > 0.5
         boxes, scores, classes = boxes[solid], scores[top][solid], classes[top][solid] + 1
         kept = nms(boxes, scores, overlap)
-        return boxes[kept], scores[kept], classes[kept]
+        return cluster(boxes, scores, kept), scores[kept], classes[kept]
 
 
 def _unflip(values: torch.Tensor, shape, flips) -> torch.Tensor:

@@ -43,7 +43,9 @@ class Backbone(nn.Module):
         super().__init__()
         self.strides = tuple(2**i for i in range(len(channels)))
         self.channels = dict(zip(self.strides, channels, strict=True))
-        self.stem = nn.Sequential(nn.Conv3d(1, channels[0], 3, padding=1, bias=False), norm_relu(channels[0], norm))
+        self.stem = nn.Sequential(
+            nn.Conv3d(1, channels[0], 3, padding=1, bias=False), norm_relu(channels[0], norm)
+        )
         self.stages = nn.ModuleList()
         for before, after in zip(channels, channels[1:], strict=False):
             down = nn.Conv3d(before, after, 3, stride=2, padding=1, bias=False)

@@ -19,6 +19,19 @@ def box_iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return overlap / union.clamp(min=1e-12)
 
 
+def cluster(
+    boxes: torch.Tensor, scores: torch.Tensor, kept: torch.Tensor, overlap: float = 0.5
+) -> torch.Tensor:
+    """Each kept box (k,), an index into `boxes` (n, 6), averaged with all boxes that overlap it: (k, 6).
+
+    Weights are score * IoU of the boxes with IoU above `overlap`: weighted box clustering (Jaeger et al. 2018), which
+    uses what non-maximum suppression throws away. The best box alone is one guess, its neighbours are others.
+    """
+    iou = box_iou(boxes[kept], boxes)
+    weight = torch.where(iou > overlap, iou * scores, 0.0)
+    return weight @ boxes / weight.sum(1, keepdim=True).clamp(min=1e-12)
+
+
 def paired_iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Intersection over union of box i of `a` with box i of `b`, both (n, 6) -> (n,)."""
     overlap = torch.minimum(a[:, 3:], b[:, 3:]) - torch.maximum(a[:, :3], b[:, :3])
@@ -91,4 +104,6 @@ def diou_loss(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """
     distance = (predicted[:, :3] + predicted[:, 3:] - target[:, :3] - target[:, 3:]) / 2
     hull = torch.maximum(predicted[:, 3:], target[:, 3:]) - torch.minimum(predicted[:, :3], target[:, :3])
-    return 1 - paired_iou(predicted, target) + distance.square().sum(-1) / hull.square().sum(-1).clamp(min=1e-6)
+    return (
+        1 - paired_iou(predicted, target) + distance.square().sum(-1) / hull.square().sum(-1).clamp(min=1e-6)
+    )

@@ -1,11 +1,12 @@
 """3D RoIAlign: crops of a feature map under boxes of any size, resampled to one size by trilinear interpolation.
 
-The paper's section 2.2: "for each sampling point, we first find the 8 nearest neighbor points on the feature maps, and
-then apply trilinear interpolation". Semantics are those of torchvision's `roi_align` (He et al. 2017) with one axis more.
+The paper's section 2.2: "for each sampling point, we first find the 8 nearest neighbor points on the feature
+maps, and then apply trilinear interpolation". Semantics are those of torchvision's `roi_align` (He et al. 2017)
+with one axis more.
 
-Trilinear interpolation at the points of a grid is separable: the weight of a voxel is the product of one weight an axis,
-and the average over a bin's samples is a product of averages. So the whole operator is, for every box, three small
-interpolation matrices (bins x extent), and
+Trilinear interpolation at the points of a grid is separable: the weight of a voxel is the product of one weight
+an axis, and the average over a bin's samples is a product of averages. So the whole operator is, for every box,
+three small interpolation matrices (bins x extent), and
 
     output[c, p, q, r] = sum_zyx  Wz[p, z] Wy[q, y] Wx[r, x]  features[c, z, y, x]
 
@@ -48,7 +49,8 @@ def interpolation_matrix(
 
 
 class _SeparableRoIAlign(torch.autograd.Function):
-    """The three matrix products and their transposes. Saves the matrices, never the crops: memory O(features + output)."""
+    """The three matrix products and their transposes. Saves the matrices, never the crops: memory O(features +
+    output)."""
 
     @staticmethod
     def forward(ctx, features, batch_index, wz, wy, wx):
@@ -61,7 +63,12 @@ class _SeparableRoIAlign(torch.autograd.Function):
             crop = wy[k, :, y] @ crop
             out[k] = torch.einsum("pz,czqr->cpqr", wz[k, :, z], crop)
         ctx.save_for_backward(wz, wy, wx)
-        ctx.batch_index, ctx.windows, ctx.shape, ctx.dtype = batch_index, windows, features.shape, features.dtype
+        ctx.batch_index, ctx.windows, ctx.shape, ctx.dtype = (
+            batch_index,
+            windows,
+            features.shape,
+            features.dtype,
+        )
         return out
 
     @staticmethod
@@ -113,13 +120,16 @@ def roi_align_3d(
             geometry); False is the first version of the operator, in which every side is also at least one voxel.
 
     Returns:
-        (K, C, *output_size), dtype of `features`. Differentiable for `features`; boxes get no gradient, as in torchvision.
+        (K, C, *output_size), dtype of `features`. Differentiable for `features`; boxes get no gradient, as in
+        torchvision.
 
     Raises:
         ValueError: wrong rank, box width, device, batch index, output size or a non-float dtype.
     """
     if features.ndim != 5 or not features.is_floating_point():
-        raise ValueError(f"features must be float (N, C, D, H, W), got {features.dtype} {tuple(features.shape)}")
+        raise ValueError(
+            f"features must be float (N, C, D, H, W), got {features.dtype} {tuple(features.shape)}"
+        )
     if not isinstance(boxes, torch.Tensor):
         index = [torch.full((len(b), 1), float(i), device=features.device) for i, b in enumerate(boxes)]
         boxes = torch.cat([torch.cat([i, b.to(i)], 1) for i, b in zip(index, boxes, strict=True)])
@@ -133,7 +143,9 @@ def roi_align_3d(
         raise ValueError(f"output_size must be at least 1 an axis, got {size}")
     batch_index = boxes[:, 0].long().tolist()
     if batch_index and not 0 <= min(batch_index) <= max(batch_index) < len(features):
-        raise ValueError(f"batch index out of range: {min(batch_index)}..{max(batch_index)} of {len(features)} volumes")
+        raise ValueError(
+            f"batch index out of range: {min(batch_index)}..{max(batch_index)} of {len(features)} volumes"
+        )
 
     dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
     corners = boxes[:, 1:].to(dtype)
@@ -143,6 +155,8 @@ def roi_align_3d(
         length = stop - start
         start = start - 0.5 if aligned else start
         length = length if aligned else length.clamp(min=1)
-        matrices.append(interpolation_matrix(start, length, size[axis], features.shape[axis + 2], ratio[axis]))
+        matrices.append(
+            interpolation_matrix(start, length, size[axis], features.shape[axis + 2], ratio[axis])
+        )
     with torch.autocast(features.device.type, enabled=False):
         return _SeparableRoIAlign.apply(features, batch_index, *matrices)
