@@ -50,6 +50,14 @@ TINY = Config(
     rois=4,
     steps=3,
     precision="float32",
+    # As below whatever the defaults are tuned to.
+    anchors=1,
+    views=1,
+    roi_margin=0.2,
+    zoom=0.2,
+    contrast=0.4,
+    noise=0.05,
+    smallest=0.4,
 )
 
 

@@ -1,4 +1,4 @@
-"""Masks at full resolution and the files of a prediction. Tiles are in test_tiles.py, a full disk in test_full_disk.py."""
+"""Masks at full resolution and the files of a prediction; see also test_tiles.py and test_full_disk.py."""
 
 import csv
 import itertools

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from weakseg_lib.ops.boxes import box_iou, box_volume, clip_boxes, decode, diou_loss, encode, nms, paired_iou
+from weakseg_lib.ops.boxes import box_iou, box_volume, clip_boxes, cluster, decode, diou_loss, encode, enlarge, nms, paired_iou
 
 DEGENERATE = torch.tensor(
     [
@@ -132,6 +132,48 @@ def test_what_suppression_promises():
     for i in gone:  # each for a better box that stayed
         better = [k for k in kept.tolist() if scores[k] > scores[i]]
         assert box_iou(boxes[i : i + 1], boxes[better]).max() > 0.2
+
+
+def cluster_by_hand(boxes, scores, kept, overlap):
+    averaged = []
+    for k in kept:
+        near = [(iou_by_hand(boxes[k], box), box, score) for box, score in zip(boxes, scores, strict=True)]
+        near = [(iou * score, box) for iou, box, score in near if iou > overlap]
+        total = sum(weight for weight, _ in near)
+        averaged.append([sum(weight * box[i] for weight, box in near) / total for i in range(6)])
+    return averaged
+
+
+@pytest.mark.parametrize("overlap", [0.2, 0.5])
+def test_clustering_against_a_loop(overlap):
+    boxes, scores = random_boxes(60, 8, size=6.0), torch.linspace(1, 0.1, 60, dtype=torch.float64)
+    kept = nms(boxes, scores, 0.4)
+    found = cluster(boxes, scores, kept, overlap)
+    wanted = cluster_by_hand(boxes.tolist(), scores.tolist(), kept.tolist(), overlap)
+    np.testing.assert_allclose(found, wanted, atol=1e-13)  # a few roundings of float64
+    assert (found != boxes[kept]).any()
+
+
+def test_clustering_keeps_full_precision_where_networks_do_not():
+    """Prediction runs under autocast, in which a matrix product of float32 is one of bfloat16: steps of a voxel."""
+    boxes = torch.tensor([[3.3, 101.7, 201.3, 20.1, 130.2, 222.7]])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = cluster(boxes, torch.ones(1), torch.tensor([0]))
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found, boxes, atol=1e-4)  # float32 at 200
+
+
+def test_enlarging_keeps_the_centre_and_takes_tensors_and_arrays():
+    boxes = random_boxes(5, 9)
+    before = boxes.clone()
+    for kind in (boxes, boxes.numpy()):
+        larger = enlarge(kind, 0.3)
+        assert type(larger) is type(kind)
+        np.testing.assert_allclose(larger[:, :3] + larger[:, 3:], before[:, :3] + before[:, 3:], atol=1e-13)
+        np.testing.assert_allclose(
+            larger[:, 3:] - larger[:, :3], 1.3 * (before[:, 3:] - before[:, :3]), atol=1e-13
+        )
+    assert torch.equal(boxes, before) and torch.equal(enlarge(boxes, 0.0), boxes)
 
 
 def diou_by_hand(a, b):
