@@ -5,7 +5,7 @@ import pytest
 
 from weakseg_lib.model.network import Network
 from weakseg_lib.ops.boxes import enlarge
-from weakseg_lib.prediction import detect_stack, tiles
+from weakseg_lib.prediction import Detections, detect_stack, tiles
 
 
 @pytest.mark.parametrize("shape", [(20, 48, 48), (7, 101, 33), (1, 1, 1), (64, 64, 64)])
@@ -88,3 +88,23 @@ def test_each_mask_is_made_for_the_box_it_is_pasted_into(untrained, tiny, pictur
     wanted = enlarge(found.boxes, tiny.roi_margin)
     nearest = np.abs(wanted[:, None] - seen[None]).max(-1).min(1)
     assert nearest.max() < 0.01  # float32 coordinates below 100
+
+
+def mirrored(found, axis, size):
+    boxes = found.boxes.copy()
+    boxes[:, axis], boxes[:, axis + 3] = size - found.boxes[:, axis + 3], size - found.boxes[:, axis]
+    return Detections(boxes, found.scores, found.classes, np.flip(found.masks, axis + 1))
+
+
+@pytest.mark.parametrize(("views", "symmetric"), [(8, True), (1, False)])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_averaged_over_all_mirrors_a_mirrored_image_gives_the_mirrored_result(
+    untrained, tiny, picture, views, symmetric, axis
+):
+    """Boxes, scores and masks of every mirror must come back to where they belong, or this cannot hold."""
+    config = tiny.replace(views=views, channels=(4, 8))
+    image = picture[:12, :24, :32]  # even sides: nothing is filled up, which would be on one side only
+    found = detect(untrained, config, image, score=0.4)
+    other = detect(untrained, config, np.flip(image, axis).copy(), score=0.4)
+    assert len(found.boxes) > 20
+    assert differ(mirrored(other, axis, image.shape[axis]), found) is not symmetric

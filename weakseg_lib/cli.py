@@ -17,6 +17,8 @@ def main(arguments=None) -> int:
     options = _parser().parse_args(arguments)
     warnings.showwarning = lambda message, *rest: print(f"warning: {message}", file=sys.stderr)
     try:
+        if getattr(options, "seed", 0) < 0:
+            raise InputError(f"--seed {options.seed}", "is negative", "give 0 or more")
         options.run(options)
     except InputError as error:
         print(f"weakseg: {error}", file=sys.stderr)

@@ -128,21 +128,75 @@ def with_settings(config: Config, pairs, where) -> Config:
         if key not in fields:
             raise InputError(where, f"unknown setting {key!r}", f"known are {', '.join(fields)}")
         changes[key] = _parse(key, value, getattr(config, key), where)
-    return config.replace(**changes)
+    config = config.replace(**changes)
+    for key, fits in _LIMITS.items():
+        if not fits(config, getattr(config, key)):
+            raise InputError(
+                where, f"{key}={getattr(config, key)} cannot work", f"see {key} in weakseg_lib/config.py"
+            )
+    return config
+
+
+def _strides(config) -> list[int]:
+    return [2**i for i in range(len(config.channels))]
+
+
+# What a value must satisfy beyond its type, so that a slip is told at once and not by a traceback an hour later.
+_LIMITS = {
+    "cell_size": lambda c, v: v >= 0,
+    "smallest": lambda c, v: 0 <= v < 1,
+    "channels": lambda c, v: len(v) >= 2 and min(v) >= 1,
+    "crop": lambda c, v: len(v) == 3 and min(v) > 0 and not any(n % _strides(c)[-1] for n in v),
+    "batch": lambda c, v: v >= 1,
+    "blocks": lambda c, v: v >= 0,
+    "norm": lambda c, v: v in ("batch", "group"),
+    "classes": lambda c, v: v >= 2,
+    "anchors": lambda c, v: v >= 1,
+    "head_stride": lambda c, v: v in _strides(c),
+    "loss": lambda c, v: v in ("default", "paper"),
+    "box_weight": lambda c, v: v >= 0,
+    "roi_strides": lambda c, v: len(v) >= 1 and all(s in _strides(c) for s in v),
+    "roi_size": lambda c, v: v >= 1,
+    "roi_margin": lambda c, v: v >= 0,
+    "mask_channels": lambda c, v: v >= 2,
+    "rois": lambda c, v: v >= 1,
+    "box_supervision": lambda c, v: v >= 0,
+    "steps": lambda c, v: v >= 0,
+    "minutes": lambda c, v: v >= 0,
+    "learning_rate": lambda c, v: v > 0,
+    "weight_decay": lambda c, v: v >= 0,
+    "clip": lambda c, v: v > 0,
+    "average": lambda c, v: 0 <= v < 1,
+    "precision": lambda c, v: v in ("auto", "float32", "bfloat16"),
+    "zoom": lambda c, v: 0 <= v < 1,
+    "contrast": lambda c, v: v >= 0,
+    "noise": lambda c, v: v >= 0,
+    "blur": lambda c, v: v >= 0,
+    "tile": lambda c, v: len(v) == 3 and min(v) >= 1,
+    "views": lambda c, v: 1 <= v <= 8,
+    "candidates": lambda c, v: v >= 1,
+}
 
 
 def _parse(key, value, old, where):
+    """`value`, text or from JSON, as the type of the default `old`."""
     try:
         if isinstance(value, str) and not isinstance(old, str):
             value = json.loads(f"[{value.strip('()[]')}]" if isinstance(old, tuple) else value.lower())
         if isinstance(old, tuple):
-            return tuple(int(v) for v in value)
-        if isinstance(old, bool):
-            if not isinstance(value, bool):
+            return tuple(_whole(v) for v in value)
+        if isinstance(old, bool) or isinstance(value, bool):
+            if type(value) is not type(old):
                 raise ValueError
             return value
-        return type(old)(value)
+        return _whole(value) if isinstance(old, int) else type(old)(value)
     except (TypeError, ValueError):
         raise InputError(
             where, f"{key}={value} is not of the type of its default {old!r}", "mend the value"
         ) from None
+
+
+def _whole(value) -> int:
+    if isinstance(value, bool) or int(value) != value:
+        raise ValueError
+    return int(value)

@@ -8,12 +8,13 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from weakseg_lib.data.files import atomic_paths
 from weakseg_lib.data.prepare import compress, normalise, resample, working_shape
 from weakseg_lib.data.stacks import Stack, write_tiff
 from weakseg_lib.device import autocast, memory_format
 from weakseg_lib.jobs import list_jobs, write_boxes
 from weakseg_lib.model.network import Network
-from weakseg_lib.ops.boxes import enlarge, nms
+from weakseg_lib.ops.boxes import clip_boxes, enlarge, nms
 from weakseg_lib.runs import Run, load_run
 
 LOWEST_SCORE = 0.05  # boxes below are not even collected
@@ -98,6 +99,8 @@ def detect_stack(
             low, high = (boxes.new_tensor([getattr(s, end) for s in core]) for end in ("start", "stop"))
             centre = (boxes[:, :3] + boxes[:, 3:]) / 2 + offset[:3]
             mine = ((centre >= low) & (centre < high)).all(1)
+            boxes = clip_boxes(boxes, [s.stop - s.start for s in block])
+            mine &= (boxes[:, 3:] - boxes[:, :3]).amin(1) > 0.5
             boxes, scores, classes = boxes[mine], scores[mine], classes[mine]
             masks = _masks(network, views, boxes, classes, crop.shape[2:]) if with_masks else None
         found = (boxes + offset, scores, classes)
@@ -107,8 +110,6 @@ def detect_stack(
     boxes, scores, classes, masks = (
         None if p[0] is None else np.concatenate(p) for p in zip(*parts, strict=True)
     )
-    size = np.tile(image.shape, 2).astype(np.float32)
-    boxes = np.minimum(boxes, size)
     order = np.argsort(-scores, kind="stable")
     return Detections(boxes, scores, classes, masks)[order].above(score, overlap)
 
@@ -193,7 +194,7 @@ def predict_stack(run: Run, stack: Stack, score=None, overlap=None, progress: bo
     if info["has_masks"]:
         labels = paste(found, stack.image.shape, scale, run.config.roi_margin)
         # An instance that others cover wholly has no voxel to show.
-        found_ids = np.unique(labels)[1:]
+        found_ids = np.unique(labels[labels > 0])
         found = found[found_ids - 1]
         labels = np.searchsorted(np.concatenate([[0], found_ids]), labels).astype(np.int32)
     boxes = (found.boxes / np.tile(scale, 2)).astype(np.float32)
@@ -217,7 +218,11 @@ def predict(
         stack = job.read(voxel_size, frame)
         bar.set_postfix_str(stack.name)
         found = predict_stack(run, stack, progress=progress)
-        if found.labels is not None:
-            write_tiff(job.mask, found.labels, stack.voxel_size)
-        write_boxes(job.boxes, found)
+        if found.labels is None:
+            write_boxes(job.boxes, found)
+            job.mask.unlink(missing_ok=True)  # of an earlier run: it would not fit the new boxes
+            continue
+        with atomic_paths(job.mask, job.boxes) as (mask, boxes):
+            write_tiff(mask, found.labels, stack.voxel_size)
+            write_boxes(boxes, found)
     return sorted({job.mask.parent for job in jobs})

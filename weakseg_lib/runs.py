@@ -1,8 +1,6 @@
 """A run folder: what training leaves behind and prediction starts from."""
 
 import io
-import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from weakseg_lib.errors import InputError
 from weakseg_lib.model.network import Network
 
 RUN_FORMAT = 1
+NEEDED = ("anchor_sizes", "working_voxel_um", "has_masks", "score_threshold", "nms_threshold")  # to predict
 RUN, CONFIG, LOG, CHECKPOINT, WEIGHTS = "run.json", "config.json", "log.csv", "checkpoint.pt", "weights.pt"
 
 
@@ -43,12 +42,15 @@ def load_run(folder, device="auto") -> Run:
         raise InputError(
             folder, "its training has not finished", "continue it with `weakseg fit ... --resume`"
         )
+    missing = [key for key in NEEDED if key not in info]
+    if missing:
+        raise InputError(folder / RUN, f"has no {', '.join(missing)}", "train again")
     config = read_config(folder)
     network = Network(config, info["anchor_sizes"])
     weights = folder / WEIGHTS
     try:
         network.load_state_dict(load_tensors(weights))
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
         raise InputError(
             weights, f"does not fit {CONFIG} ({str(error).splitlines()[0]})", "train again"
         ) from None
@@ -89,5 +91,6 @@ def load_tensors(path: Path):
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(path, "no such file", "train again") from None
-    except (RuntimeError, EOFError, zipfile.BadZipFile, json.JSONDecodeError, ValueError) as error:
-        raise InputError(path, f"is damaged ({str(error).splitlines()[0][:80]})", "train again") from None
+    except Exception as error:  # torch.load raises nearly anything for a damaged file
+        problem = f"is damaged ({(str(error).splitlines() or [type(error).__name__])[0][:80]})"
+        raise InputError(path, problem, "train again") from None

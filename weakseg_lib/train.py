@@ -118,6 +118,7 @@ def _survey(sequences, config, seed, voxel_size, device, progress) -> dict:
     for sequence, t in _frames(sequences, "checking annotations", progress):
         stack = sequence.read(t, voxel_size=voxel_size)
         annotation = read_weak(sequence, t, stack.image.shape)
+        _check_classes(sequence.weak_boxes_path(t), annotation.classes, config)
         sides.append((annotation.boxes[:, 3:] - annotation.boxes[:, :3]) * stack.voxel_size)
         voxels.append(stack.voxel_size)
         n_stacks += 1
@@ -156,6 +157,14 @@ def _survey(sequences, config, seed, voxel_size, device, progress) -> dict:
     }
 
 
+def _check_classes(path, classes, config):
+    if len(classes) and not 1 <= classes.min() <= classes.max() < config.classes:
+        problem = (
+            f"has classes {classes.min()} to {classes.max()}, the network knows 1 to {config.classes - 1}"
+        )
+        raise InputError(path, problem, "correct them, or set classes to their number and one for background")
+
+
 def _frames(sequences, what, progress):
     pairs = [(sequence, t) for sequence in sequences for t in sequence.frames]
     return tqdm(pairs, desc=what, unit="stack", disable=not progress, leave=False)
@@ -175,7 +184,9 @@ def _train(trainer: Trainer, out: Path, on_log, progress):
     """Step until the progress is 1, with a log and a checkpoint every minute."""
     rows = _read_log(out / LOG, trainer.done)
     pending, saved = [], time.monotonic()
-    bar = tqdm(total=100, initial=int(100 * trainer.progress), desc="training", smoothing=0, disable=not progress)
+    bar = tqdm(
+        total=100, initial=int(100 * trainer.progress), desc="training", smoothing=0, disable=not progress
+    )
     bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
     while trainer.progress < 1:
         pending.append(trainer.step())

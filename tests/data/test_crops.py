@@ -29,10 +29,10 @@ def lopsided(shape=(24, 60, 60), corner=(7, 18, 24)):
 def make_stack(tmp_path):
     """A function: labels (D, H, W) to a prepared stack whose image is 0 outside the cells and 1 inside."""
 
-    def make(labels, share=1.0, working=VOXEL, name="p"):
+    def make(labels, share=1.0, working=VOXEL, name="p", smallest=0.0):
         image = np.where(labels > 0, 1100, 100).astype(np.uint16)
         stack = Stack(image, VOXEL, name, tmp_path / name)
-        return prepare(stack, annotate(labels, share, 0), working, tmp_path / name)
+        return prepare(stack, annotate(labels, share, 0), working, tmp_path / name, smallest)
 
     return make
 
@@ -220,6 +220,20 @@ def test_a_cell_mostly_outside_the_crop_is_neither_taught_nor_background(make_st
                 sides = box[3:] - box[:3]
                 found.append(float(sides.prod() / (12 * 16 * 20)))
     assert min(shares["boxes"]) >= VISIBLE > max(shares["ignore"]) > 0
+
+
+def test_boxes_too_small_to_be_cells_are_neither_taught_nor_background(make_stack, plain):
+    labels = lopsided()
+    labels[20:22, 40:42, 30:32] = 2
+    sampler = CropSampler([make_stack(labels, smallest=1.0)], plain.replace(zoom=0.0), 0)
+    ignored = 0
+    for step in range(20):
+        batch = sampler.batch(step)
+        sides = (batch.boxes[0][:, 3:] - batch.boxes[0][:, :3]).amax(1)
+        assert (sides > 5).all() and len(batch.boxes[0]) <= 1
+        assert all((rois[:, 3:] - rois[:, :3]).amax() > 5 for rois in batch.rois if len(rois))
+        ignored += sum((box[3:] - box[:3]).tolist() == [2, 2, 2] for box in batch.ignore[0])
+    assert ignored > 0
 
 
 @pytest.mark.parametrize("shape", [(8, 20, 24), (1, 10, 10), (40, 8, 100)])

@@ -6,6 +6,7 @@ from weakseg_lib.data.annotation import annotate
 from weakseg_lib.data.prepare import (
     PreparedStack,
     compress,
+    mean_sides,
     normalise,
     prepare,
     resample,
@@ -83,6 +84,13 @@ def test_an_image_without_anything_bright_is_only_shifted():
     image[0, 0, 0] = 9
     found = normalise(image)
     assert found[1].max() == 0 and found[0, 0, 0] == 2
+
+
+def test_a_hot_voxel_fits_into_half_precision():
+    image = np.random.default_rng(0).normal(0, 1, (4, 20, 20)).astype(np.float32)
+    image[1, 2, 3], image[1, 2, 4] = 1e9, -1e9
+    found = normalise(image).astype(np.float16)
+    assert np.isfinite(found).all() and abs(float(np.median(found))) < 1
 
 
 def test_compression_keeps_the_order_and_the_zero():
@@ -164,6 +172,17 @@ def test_a_stack_without_cells_can_be_prepared(stack, tmp_path):
     annotation = annotate(np.zeros_like(stack[2]), 0.5, 1)
     known = prepare(stack[0], annotation, (0.5, 0.25, 0.25), tmp_path / "p").known()
     assert known["boxes"].shape == (0, 6)
+
+
+def test_boxes_too_small_to_be_cells_are_not_taught(stack, tmp_path):
+    stack, annotation, _ = stack
+    sides = mean_sides(annotation.boxes, stack.voxel_size)
+    wanted = [np.prod((box[3:] - box[:3]) * (0.5, 0.25, 0.25)) ** (1 / 3) for box in annotation.boxes]
+    np.testing.assert_allclose(sides, wanted, rtol=1e-6)  # boxes are float32
+    limit = float(np.sort(sides)[2])
+    known = prepare(stack, annotation, (0.5, 0.25, 0.25), tmp_path / "p", limit).known()
+    np.testing.assert_array_equal(known["taught"], sides >= limit)
+    assert prepare(stack, annotation, (0.5, 0.25, 0.25), tmp_path / "q").known()["taught"].all()
 
 
 def test_images_stay_on_the_disk(stack, tmp_path):

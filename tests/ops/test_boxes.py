@@ -5,7 +5,18 @@ import numpy as np
 import pytest
 import torch
 
-from weakseg_lib.ops.boxes import box_iou, box_volume, clip_boxes, cluster, decode, diou_loss, encode, enlarge, nms, paired_iou
+from weakseg_lib.ops.boxes import (
+    box_iou,
+    box_volume,
+    clip_boxes,
+    cluster,
+    decode,
+    diou_loss,
+    encode,
+    enlarge,
+    nms,
+    paired_iou,
+)
 
 DEGENERATE = torch.tensor(
     [

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +32,40 @@ def atomic_path(path):
         if isinstance(error, OSError) and _is_about_writing(error, path, tmp):
             raise _writing_error(error, path) from error
         raise
+
+
+@contextmanager
+def atomic_paths(*paths):
+    """Give a temporary path for each of `paths`; all take their places when the block ends well, or none does.
+
+    For files that belong together, as masks and their table. The block writes them whole, by `atomic_path`.
+    Raises InputError where a file cannot be put in its place.
+    """
+    paths = [Path(path) for path in paths]
+    new, old = (
+        [path.with_name(f".{path.stem}.{word}{path.suffix}") for path in paths] for word in ("new", "old")
+    )
+    replaced = 0
+    try:
+        yield new
+        for path, earlier in zip(paths, old, strict=True):
+            if path.exists():
+                shutil.copy2(path, earlier)
+        for path, tmp in zip(paths, new, strict=True):
+            os.replace(tmp, path)
+            replaced += 1
+    except BaseException as error:
+        for path, earlier in list(zip(paths, old, strict=True))[:replaced]:
+            if earlier.exists():
+                os.replace(earlier, path)
+            else:
+                _remove(path)
+        if isinstance(error, OSError):
+            raise _writing_error(error, paths[replaced]) from error
+        raise
+    finally:
+        for tmp in [*new, *old]:
+            _remove(tmp)
 
 
 def atomic_write_text(path, text):

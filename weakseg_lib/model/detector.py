@@ -15,7 +15,11 @@ from weakseg_lib.model.anchors import (
     sample_anchors,
 )
 from weakseg_lib.model.voxres import norm_relu
-from weakseg_lib.ops.boxes import decode, diou_loss, encode, paired_iou
+from weakseg_lib.ops.boxes import decode, diou_loss, encode, enlarge, paired_iou
+
+# Between a cell's positives and its rim nothing is taught: calling the next anchor background, because a noisier
+# one was nearer to the centre, would teach the network to be unsure of every cell.
+CORE = 0.4
 
 
 class Detector(nn.Module):
@@ -66,7 +70,8 @@ class Detector(nn.Module):
         parts = []
         for i in range(len(boxes)):
             match = self._match(anchors, boxes[i])
-            match[_centred_in(anchors, ignore[i]) & (match == BACKGROUND)] = IGNORED
+            unclear = ignore[i] if self.paper else torch.cat([ignore[i], enlarge(boxes[i], -CORE)])
+            match[_centred_in(anchors, unclear) & (match == BACKGROUND)] = IGNORED
             parts.append(form(anchors, logits[i], code[i], boxes[i], classes[i], match))
         losses, counts = zip(*parts, strict=True)
         return tuple(torch.stack(part).sum() / max(sum(counts), 1) for part in zip(*losses, strict=True))

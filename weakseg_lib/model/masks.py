@@ -37,10 +37,12 @@ def mask_loss(logits: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor)
     0 removes the instance exactly: its term and its gradient are 0, whatever its target holds (the mask-weight layer,
     section 2.2). Averaging over the masked instances, not over all, is our reading: the paper does not say.
     """
-    each = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean((1, 2, 3))
-    # Not `each * weight`: 0 * inf is nan, so one broken target of an unmasked cell would leak.
-    each = torch.where(weight > 0, each * weight, 0.0)
-    return each.sum() / weight.sum().clamp(min=1)
+    taught = weight > 0
+    # Taken out, not multiplied by 0: 0 * inf is nan, so one broken target of an unmasked cell would leak.
+    each = F.binary_cross_entropy_with_logits(logits[taught], targets[taught], reduction="none").mean(
+        (1, 2, 3)
+    )
+    return (each * weight[taught]).sum() / weight.sum().clamp(min=1)
 
 
 def projection_loss(logits: torch.Tensor, inside: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,7 @@
 """The backbone: VoxRes blocks (Chen et al. 2016) at growing strides, and a path back from coarse to fine."""
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -7,7 +9,7 @@ from torch.nn import functional as F
 
 def norm_relu(channels: int, norm: str) -> nn.Sequential:
     """Normalisation and ReLU. "batch" makes a prediction independent of what else is in the tile; "group" does not."""
-    layer = nn.BatchNorm3d(channels) if norm == "batch" else nn.GroupNorm(min(8, channels), channels)
+    layer = nn.BatchNorm3d(channels) if norm == "batch" else nn.GroupNorm(math.gcd(8, channels), channels)
     return nn.Sequential(layer, nn.ReLU(inplace=True))
 
 

@@ -29,7 +29,8 @@ def cluster(
     """
     iou = box_iou(boxes[kept], boxes)
     weight = torch.where(iou > overlap, iou * scores, 0.0)
-    return weight @ boxes / weight.sum(1, keepdim=True).clamp(min=1e-12)
+    # No matrix product: under autocast that would round the corners to bfloat16.
+    return (weight[..., None] * boxes).sum(1) / weight.sum(1, keepdim=True).clamp(min=1e-12)
 
 
 def paired_iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -28,15 +28,17 @@ def interpolation_matrix(
     if sampling_ratio > 0:
         samples = torch.full_like(length, float(sampling_ratio))
     else:
-        samples = torch.ceil(length / bins).clamp(min=1)
-    most = int(samples.max()) if len(samples) else 1
+        samples = torch.ceil(length / bins).clamp(min=0)
+    most = max(1, int(samples.max())) if len(samples) else 1
     s = torch.arange(most, device=start.device, dtype=start.dtype)
     b = torch.arange(bins, device=start.device, dtype=start.dtype)
     step = (length / bins)[:, None, None]
     # (K, bins, samples): the coordinate of every sample
-    position = start[:, None, None] + step * (b[None, :, None] + (s + 0.5) / samples[:, None, None])
+    position = start[:, None, None] + step * (
+        b[None, :, None] + (s + 0.5) / samples.clamp(min=1)[:, None, None]
+    )
     used = (s < samples[:, None, None]) & (position >= -1) & (position <= extent)
-    weight = used / samples[:, None, None]
+    weight = used / samples.clamp(min=1)[:, None, None]
     position = position.clamp(0, extent - 1)
     low = position.floor()
     fraction = position - low
@@ -131,8 +133,7 @@ def roi_align_3d(
             f"features must be float (N, C, D, H, W), got {features.dtype} {tuple(features.shape)}"
         )
     if not isinstance(boxes, torch.Tensor):
-        index = [torch.full((len(b), 1), float(i), device=features.device) for i, b in enumerate(boxes)]
-        boxes = torch.cat([torch.cat([i, b.to(i)], 1) for i, b in zip(index, boxes, strict=True)])
+        boxes = torch.cat([torch.cat([b.new_full((len(b), 1), i), b], 1) for i, b in enumerate(boxes)])
     if boxes.ndim != 2 or boxes.shape[1] != 7:
         raise ValueError(f"boxes must be (K, 7) or a list of (k, 6), got {tuple(boxes.shape)}")
     if boxes.device != features.device:
