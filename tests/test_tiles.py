@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 
+from weakseg_lib.data.prepare import compress
 from weakseg_lib.model.network import Network
+from weakseg_lib.model.voxres import Backbone
 from weakseg_lib.ops.boxes import enlarge
+from weakseg_lib.ops.roi_align import roi_align_3d
 from weakseg_lib.prediction import Detections, detect_stack, tiles
 
 
@@ -108,3 +112,25 @@ def test_averaged_over_all_mirrors_a_mirrored_image_gives_the_mirrored_result(
     other = detect(untrained, config, np.flip(image, axis).copy(), score=0.4)
     assert len(found.boxes) > 20
     assert differ(mirrored(other, axis, image.shape[axis]), found) is not symmetric
+
+
+@pytest.mark.parametrize("tile", [WHOLE, (8, 12, 10)])
+def test_masks_are_cut_where_their_box_is_in_every_tile_and_mirror(untrained, tiny, picture, tile, monkeypatch):
+    """With a mask head that shows the image itself, a mask is the image under its box."""
+    forward = Backbone.forward
+
+    def with_image(backbone, image):
+        return forward(backbone, image) | {"image": image}
+
+    def show_image(network, maps, rois, classes):
+        return roi_align_3d(maps["image"], rois, 8, sampling_ratio=1)[:, 0]
+
+    monkeypatch.setattr(Backbone, "forward", with_image)
+    monkeypatch.setattr(Network, "masks", show_image)
+    config, image = tiny.replace(channels=(4, 8), views=8), picture[:13, :23, :31]
+    found = detect(untrained, config, image, tile, score=0.4)
+    regions = torch.from_numpy(enlarge(found.boxes, config.roi_margin))
+    padded = torch.nn.functional.pad(compress(torch.from_numpy(image)), (0, 1, 0, 1, 0, 1))[None, None]
+    wanted = roi_align_3d(padded, [regions], 8, sampling_ratio=1)[:, 0].sigmoid() * 255
+    assert len(found.boxes) > 10
+    assert np.abs(found.masks - wanted.numpy()).max() <= 0.51  # rounded to whole numbers
