@@ -18,7 +18,7 @@ import numpy as np
 from common import RESULTS, provenance, weakseg
 
 from weakseg_lib.data.files import write_json
-from weakseg_lib.data.prepare import normalise, resample, working_shape
+from weakseg_lib.data.prepare import to_working, working_shape
 from weakseg_lib.data.simulate import hl60_frames, hl60_settings
 from weakseg_lib.data.stacks import read_stack, write_tiff
 from weakseg_lib.evaluation import evaluate
@@ -70,7 +70,7 @@ def _parts(run, path) -> dict:
     stack = read_stack(path)
     lap("read and check")
     shape = working_shape(stack.image.shape, stack.voxel_size, run.info["working_voxel_um"])
-    image = normalise(resample(stack.image, shape))
+    image = to_working(stack.image, shape, run.config.smooth)
     lap("resample and normalise")
     thresholds = run.info["score_threshold"], run.info["nms_threshold"]
     found = detect_stack(run.network, image, *thresholds)

@@ -111,6 +111,16 @@ def test_a_wrong_voxel_size_given_by_hand(place, predict_call, fails, given):
     assert "three positive numbers" in fails(*predict_call(place.stack, "--voxel-size", *given))
 
 
+@pytest.mark.parametrize("given", [(500, 250, 250), (5e-4, 2.5e-4, 2.5e-4)], ids=["nm", "mm"])
+def test_a_voxel_size_in_another_unit(place, predict_call, fails, snapshot, monkeypatch, given):
+    """It would enlarge the stack a thousand times an axis, or shrink it to a voxel."""
+    monkeypatch.setattr("weakseg_lib.prediction.resample", lambda *rest: pytest.fail("it was resampled"))
+    before = snapshot(place.folder)
+    line = fails(*predict_call(place.stack, "--voxel-size", *given))
+    assert str(place.stack) in line and "voxel size" in line
+    assert snapshot(place.folder) == before
+
+
 @pytest.mark.parametrize("value", [[1, 1], [0, 1, 1], "small", [1, None, 1]])
 def test_a_wrong_voxel_size_in_the_data_set(place, cells, fit_call, fails, value):
     tifffile.imwrite(place.stack, cells()[0])
@@ -131,12 +141,22 @@ def test_a_wrong_voxel_size_in_the_data_set(place, cells, fit_call, fails, value
     ],
     ids=["other shape", "floats", "flat", "negative"],
 )
-def test_labels_that_do_not_fit(place, fails, snapshot, labels, words):
-    tifffile.imwrite(place.labels, labels)
-    before = snapshot(place.folder)
-    line = fails("annotate", place.sequence, "--masks", 0.5)
-    assert str(place.labels) in line and words in line
-    assert snapshot(place.folder) == before  # the earlier annotation included
+def test_labels_that_do_not_fit(place, fit_call, fails, snapshot, labels, words):
+    """Full labels given to annotate and scored against, masks given to fit."""
+    calls = {
+        place.labels: ("annotate", place.sequence, "--masks", 0.5),
+        place.masks: fit_call(),
+        place.results / "mask000.tif": ("evaluate", place.results / "mask000.tif", place.labels),
+    }
+    (place.results / "boxes000.csv").unlink()
+    for path, arguments in calls.items():
+        good = path.read_bytes()
+        tifffile.imwrite(path, labels)
+        before = snapshot(place.folder)
+        line = fails(*arguments)
+        assert str(path) in line and words in line
+        assert snapshot(place.folder) == before  # the earlier annotation included
+        path.write_bytes(good)
 
 
 @pytest.mark.parametrize(

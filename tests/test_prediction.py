@@ -3,6 +3,7 @@
 import csv
 import itertools
 import os
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def with_tile(run, tile):
     return network.eval()
 
 
-@pytest.mark.parametrize("centre", itertools.product((10, 16), (24, 32), (32, 41)))
+@pytest.mark.parametrize("centre", list(itertools.product((10, 16), (24, 32), (32, 41))))
 def test_a_cell_on_a_seam_is_found_once_and_whole(run, centre):
     """Cores of 16 x 32 x 32 voxels meet at z = 16, y = 32 and x = 32."""
     shape, image = (32, 64, 64), np.full((32, 64, 64), 100, np.float32)
@@ -223,3 +224,20 @@ def test_normalisation_and_scale_are_those_of_the_training(run, trained, tmp_pat
     assert len(own.ids) == len(other.ids)
     assert dice(own.labels > 0, other.labels > 0) > 0.99  # float32 with another offset, 1/255 in a mask
     assert normalise(image.astype(np.float32)).max() > 0.5
+
+
+def test_memory_does_not_grow_with_the_number_of_stacks(make_run, make_sequence, tmp_path):
+    shape, run, peaks = (16, 80, 80), make_run(score_threshold=0.9), []
+    for frames in (2, 8):
+        sequence, out = make_sequence(f"data{frames}", frames=frames, shape=shape), tmp_path / f"res{frames}"
+        tracemalloc.start()  # sees what numpy holds: images, labels, masks
+        predict(run, [sequence], out, device="cpu", progress=False)
+        predicting = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        evaluate(out, sequence, progress=False)
+        peaks.append((predicting, tracemalloc.get_traced_memory()[1]))
+        tracemalloc.stop()
+    stack = 4 * np.prod(shape)  # one image as float32
+    assert min(peaks[0]) > stack  # the measurement does see images
+    # Four times the stacks, less than half a stack more.
+    assert all(many - few < stack / 2 for few, many in zip(*peaks, strict=True))

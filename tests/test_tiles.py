@@ -115,7 +115,9 @@ def test_averaged_over_all_mirrors_a_mirrored_image_gives_the_mirrored_result(
 
 
 @pytest.mark.parametrize("tile", [WHOLE, (8, 12, 10)])
-def test_masks_are_cut_where_their_box_is_in_every_tile_and_mirror(untrained, tiny, picture, tile, monkeypatch):
+def test_masks_are_cut_where_their_box_is_in_every_tile_and_mirror(
+    untrained, tiny, picture, tile, monkeypatch
+):
     """With a mask head that shows the image itself, a mask is the image under its box."""
     forward = Backbone.forward
 

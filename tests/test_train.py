@@ -14,7 +14,9 @@ import torch
 from weakseg_lib import train
 from weakseg_lib.cli import main
 from weakseg_lib.data.files import write_json
+from weakseg_lib.data.stacks import Sequence
 from weakseg_lib.errors import InputError
+from weakseg_lib.prediction import predict_stack
 from weakseg_lib.runs import load_run, read_config, read_info
 from weakseg_lib.train import COLUMNS, fit
 
@@ -90,6 +92,18 @@ def test_a_seed_gives_the_same_run_and_another_seed_another(make_sequence, tmp_p
 def test_time_can_end_the_training(make_sequence, tmp_path, tiny):
     run = train_quietly(make_sequence(), tmp_path / "run", tiny.replace(steps=0, minutes=1e-4))
     assert run.info["steps"] >= 1 and run.info["finished"]
+
+
+def test_two_kinds_of_cells(make_sequence, tmp_path, tiny):
+    sequence = make_sequence()
+    table = sequence.with_name("01_WEAK") / "boxes000.csv"
+    header, *rows = table.read_text().splitlines()
+    kinds = [",".join([*row.split(",")[:7], str(1 + i % 2), row[-1]]) for i, row in enumerate(rows)]
+    table.write_text("\n".join([header, *kinds]) + "\n")
+    config = tiny.replace(classes=3, steps=60, roi_size=6, learning_rate=1e-2)
+    run = train_quietly(sequence, tmp_path / "run", config)
+    found = predict_stack(run, Sequence(sequence).read(0), score=0.02)
+    assert set(found.classes) == {1, 2}  # they look the same, so either is as good
 
 
 # What cannot be trained on

@@ -17,6 +17,7 @@ class Config:
     smallest: float = (
         0.4  # boxes with sides below this share of the median are not taught: mostly slips of the mouse
     )
+    smooth: float = 0.7  # sigma of the Gaussian against noise, in working voxels, on axes that are not shrunk
     crop: tuple[int, int, int] = (40, 88, 88)
     batch: int = 2
     # backbone: feature maps at strides 1, 2, 4, ...; one number of channels each (reconstructed: Fig. 2 is missing)
@@ -53,7 +54,7 @@ class Config:
     # augmentation (flips and quarter turns in the plane are always on)
     zoom: float = 0.15  # random scale, +- this share
     contrast: float = 0.3  # random gain and gamma, +- this share in the log
-    noise: float = 0.04  # largest standard deviation of added noise, as a share of the bright level
+    noise: float = 0.06  # largest standard deviation of added noise, as a share of the bright level
     blur: float = 0.0  # largest sigma of added blur, in voxels
     # prediction
     tile: tuple[int, int, int] = (64, 224, 224)  # core of a tile, without its overlap with the others
@@ -86,6 +87,7 @@ PAPER_METHOD = {
     "box_supervision": 0.0,
     "box_weight": 1.0,
     "smallest": 0.0,
+    "smooth": 0.0,
 }
 PRESETS = {"laptop": LAPTOP, "paper": PAPER}
 
@@ -144,6 +146,7 @@ def _strides(config) -> list[int]:
 # What a value must satisfy beyond its type, so that a slip is told at once and not by a traceback an hour later.
 _LIMITS = {
     "cell_size": lambda c, v: v >= 0,
+    "smooth": lambda c, v: v >= 0,
     "smallest": lambda c, v: 0 <= v < 1,
     "channels": lambda c, v: len(v) >= 2 and min(v) >= 1,
     "crop": lambda c, v: len(v) == 3 and min(v) > 0 and not any(n % _strides(c)[-1] for n in v),

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from weakseg_lib.data.files import atomic_paths
-from weakseg_lib.data.prepare import compress, normalise, resample, working_shape
+from weakseg_lib.data.prepare import compress, to_working, working_shape
 from weakseg_lib.data.stacks import Stack, write_tiff
 from weakseg_lib.device import autocast, memory_format
 from weakseg_lib.jobs import list_jobs, write_boxes
@@ -186,7 +186,7 @@ def predict_stack(run: Run, stack: Stack, score=None, overlap=None, progress: bo
     info = run.info
     shape = working_shape(stack.image.shape, stack.voxel_size, info["working_voxel_um"])
     scale = np.array(shape) / stack.image.shape
-    image = normalise(resample(stack.image, shape))
+    image = to_working(stack.image, shape, run.config.smooth)
     score = info["score_threshold"] if score is None else score
     overlap = info["nms_threshold"] if overlap is None else overlap
     found = detect_stack(run.network, image, score, overlap, info["has_masks"], progress)

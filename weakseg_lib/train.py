@@ -97,7 +97,7 @@ def fit(
     network = Network(config, info["anchor_sizes"])
     prepared = out / "prepared"
     try:
-        stacks = _prepare_all(sequences, info, voxel_size, prepared, progress)
+        stacks = _prepare_all(sequences, info, config.smooth, voxel_size, prepared, progress)
         trainer = Trainer(network, CropSampler(stacks, config, seed), config, device)
         if (out / CHECKPOINT).is_file():
             trainer.load_state(load_tensors(out / CHECKPOINT))
@@ -170,13 +170,15 @@ def _frames(sequences, what, progress):
     return tqdm(pairs, desc=what, unit="stack", disable=not progress, leave=False)
 
 
-def _prepare_all(sequences, info, voxel_size, folder, progress) -> list[PreparedStack]:
+def _prepare_all(sequences, info, smooth, voxel_size, folder, progress) -> list[PreparedStack]:
     stacks = []
     for sequence, t in _frames(sequences, "resampling stacks", progress):
         stack = sequence.read(t, voxel_size=voxel_size)
         annotation = read_weak(sequence, t, stack.image.shape)
         target = folder / f"{len(stacks):05d}"
-        stacks.append(prepare(stack, annotation, info["working_voxel_um"], target, info["smallest_um"]))
+        stacks.append(
+            prepare(stack, annotation, info["working_voxel_um"], target, info["smallest_um"], smooth)
+        )
     return stacks
 
 

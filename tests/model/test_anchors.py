@@ -52,6 +52,7 @@ def test_sizes_find_the_clusters_small_to_large_without_a_seed():
     np.testing.assert_array_equal(sizes, anchor_sizes_from_boxes(boxes, 3))
 
 
+@pytest.mark.filterwarnings("error")
 def test_fewer_sizes_than_asked_for_give_fewer_anchors():
     boxes = np.array([[0, 0, 0, 4, 4, 4]] * 5 + [[2, 2, 2, 12, 12, 12]], float)
     np.testing.assert_allclose(anchor_sizes_from_boxes(boxes, 4), [[4, 4, 4], [10, 10, 10]])

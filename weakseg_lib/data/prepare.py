@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 
 from weakseg_lib.data.annotation import WeakAnnotation
 from weakseg_lib.data.files import atomic_path
@@ -31,6 +32,16 @@ def resample(image: np.ndarray, shape) -> np.ndarray:
     for z, plane in enumerate(image):
         planes[z] = wy @ (plane.astype(np.float32) @ wx.T)
     return planes if image.shape[0] == shape[0] else np.tensordot(wz, planes, 1)
+
+
+def to_working(image: np.ndarray, shape, smooth: float) -> np.ndarray:
+    """What training and prediction start from: a stack (D, H, W) resampled to `shape`, smoothed, normalised; float32.
+
+    Photon noise differs from voxel to voxel, cells do not. Shrinking averages it away; an axis that is not shrunk is
+    smoothed by a Gaussian of `smooth` voxels instead, or a network learns the noise of its few stacks by heart.
+    """
+    kept = [smooth if after >= before else 0.0 for before, after in zip(image.shape, shape, strict=True)]
+    return normalise(gaussian_filter(resample(image, shape), kept, truncate=3.0))
 
 
 def normalise(image: np.ndarray) -> np.ndarray:
@@ -103,16 +114,22 @@ class PreparedStack:
 
 
 def prepare(
-    stack: Stack, annotation: WeakAnnotation, working, folder: Path, smallest: float = 0.0
+    stack: Stack,
+    annotation: WeakAnnotation,
+    working,
+    folder: Path,
+    smallest: float = 0.0,
+    smooth: float = 0.0,
 ) -> PreparedStack:
     """Write `stack` and its weak annotation, resampled to the voxel size `working`, into `folder`.
 
-    Boxes whose mean side is below `smallest` um are marked as not to be taught: neither cell nor background.
+    `smooth`: as in `to_working`. Boxes whose mean side is below `smallest` um are marked as not to be taught:
+    neither cell nor background.
     """
     shape = working_shape(stack.image.shape, stack.voxel_size, working)
     scale = np.array(shape) / stack.image.shape
     with atomic_path(folder / "image.npy") as path:
-        np.save(path, normalise(resample(stack.image, shape)).astype(np.float16))
+        np.save(path, to_working(stack.image, shape, smooth).astype(np.float16))
     known = {
         "boxes": (annotation.boxes * np.tile(scale, 2)).astype(np.float32),
         "classes": annotation.classes,
