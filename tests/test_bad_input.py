@@ -114,7 +114,7 @@ def test_a_wrong_voxel_size_given_by_hand(place, predict_call, fails, given):
 @pytest.mark.parametrize("given", [(500, 250, 250), (5e-4, 2.5e-4, 2.5e-4)], ids=["nm", "mm"])
 def test_a_voxel_size_in_another_unit(place, predict_call, fails, snapshot, monkeypatch, given):
     """It would enlarge the stack a thousand times an axis, or shrink it to a voxel."""
-    monkeypatch.setattr("weakseg_lib.prediction.resample", lambda *rest: pytest.fail("it was resampled"))
+    monkeypatch.setattr("weakseg_lib.prediction.to_working", lambda *rest: pytest.fail("it was resampled"))
     before = snapshot(place.folder)
     line = fails(*predict_call(place.stack, "--voxel-size", *given))
     assert str(place.stack) in line and "voxel size" in line

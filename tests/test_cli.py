@@ -129,7 +129,9 @@ def test_an_interrupt_is_status_130(place, predict_call, monkeypatch, call, snap
     monkeypatch.setattr("weakseg_lib.prediction.write_tiff", interrupt)
     before = snapshot(place.folder)
     status, lines = call(*predict_call(place.sequence))
-    assert status == 130 and lines == ["weakseg: interrupted; what was finished is kept"]
+    assert status == 130 and lines == [
+        "weakseg: interrupted; a training goes on from its last checkpoint with --resume"
+    ]
     assert snapshot(place.folder) == before
 
 

@@ -4,11 +4,11 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from weakseg_lib.measures import match_boxes
-from weakseg_lib.prediction import LOWEST_SCORE, detect_stack
+from weakseg_lib.prediction import LOOSEST_OVERLAP, LOWEST_SCORE, detect_stack
 
 MOST_STACKS = 16  # enough to choose two numbers, and bounded work for a large training set
-SCORES = np.arange(0.1, 0.76, 0.025)
-OVERLAPS = (0.1, 0.2, 0.3, 0.4, 0.5)
+SCORES = np.arange(LOWEST_SCORE, 0.76, 0.025)
+OVERLAPS = (0.1, 0.2, 0.3, 0.4, LOOSEST_OVERLAP)
 
 
 def choose_thresholds(network, stacks, progress: bool = True) -> dict:

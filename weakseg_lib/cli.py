@@ -24,7 +24,9 @@ def main(arguments=None) -> int:
         print(f"weakseg: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("weakseg: interrupted; what was finished is kept", file=sys.stderr)
+        print(
+            "weakseg: interrupted; a training goes on from its last checkpoint with --resume", file=sys.stderr
+        )
         return 130
     return 0
 
@@ -146,7 +148,8 @@ def _fit(options):
     save_figure(plot_curves(run.folder / LOG), run.folder / "curves.png")
     print(
         f"wrote {run.folder}: {info['steps']} steps in {info['seconds'] / 60:.1f} min on {info['device']}, "
-        f"{info['instances']} boxes and {info['masks']} masks in {info['stacks']} stacks; "
+        f"{info['instances']} boxes ({info['not_taught']} too small to teach) and {info['masks']} masks "
+        f"in {info['stacks']} stacks; "
         f"detection F1 on the training stacks {info['training_detection_f1']:.3f}"
     )
 

@@ -24,12 +24,12 @@ class Config:
     channels: tuple[int, ...] = (16, 32, 64, 64)
     blocks: int = 2  # VoxRes blocks a stride
     top_down: bool = True  # add coarser maps to finer ones, so that the head sees wide and sharp
-    norm: str = "batch"  # "batch" or "group"
+    norm: str = "batch"  # or "group", which sees a tile as a whole: seams between tiles
     # detector
     classes: int = 2  # c of the paper: background and cell
     anchors: int = 3
     head_stride: int = 2
-    loss: str = "default"  # "paper": Eq. 1 as printed, IoU matching, binary mask targets
+    loss: str = "default"  # "paper": Eq. 1 on sampled anchors (reconstructed), IoU matching, binary targets
     box_weight: float = 2.0  # lambda of Eq. 1: weight of the regression loss
     # masks
     roi_strides: tuple[int, int] = (1, 2)  # the "two different layers" of section 2.2 (reconstructed)
@@ -51,15 +51,15 @@ class Config:
     clip: float = 5.0  # largest norm of the gradient
     average: float = 0.995  # exponential moving average of the weights; 0 = none
     precision: str = "auto"  # "float32", "bfloat16"; auto = bfloat16 where the device computes it natively
-    # augmentation (flips and quarter turns in the plane are always on)
+    # augmentation (flips are always on, quarter turns where a crop is as high as wide)
     zoom: float = 0.15  # random scale, +- this share
     contrast: float = 0.3  # random gain and gamma, +- this share in the log
     noise: float = 0.06  # largest standard deviation of added noise, as a share of the bright level
     blur: float = 0.0  # largest sigma of added blur, in voxels
     # prediction
-    tile: tuple[int, int, int] = (64, 224, 224)  # core of a tile, without its overlap with the others
+    tile: tuple[int, int, int] = (32, 224, 224)  # core of a tile, without its overlap with the others
     views: int = 4  # of 8 mirror images that are looked at and averaged; time grows with them
-    candidates: int = 1000  # best boxes a tile that go into non-maximum suppression
+    candidates: int = 10000  # most boxes of a tile that go into non-maximum suppression
 
     def replace(self, **changes) -> "Config":
         return dataclasses.replace(self, **changes)
@@ -88,6 +88,8 @@ PAPER_METHOD = {
     "box_weight": 1.0,
     "smallest": 0.0,
     "smooth": 0.0,
+    "views": 1,
+    "average": 0.0,
 }
 PRESETS = {"laptop": LAPTOP, "paper": PAPER}
 

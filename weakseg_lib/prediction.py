@@ -1,6 +1,7 @@
 """Prediction: whole stacks by overlapping tiles, instances merged without seams, masks at the stack's resolution."""
 
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ from weakseg_lib.data.files import atomic_paths
 from weakseg_lib.data.prepare import compress, to_working, working_shape
 from weakseg_lib.data.stacks import Stack, write_tiff
 from weakseg_lib.device import autocast, memory_format
+from weakseg_lib.errors import InputError
 from weakseg_lib.jobs import list_jobs, write_boxes
 from weakseg_lib.model.network import Network
 from weakseg_lib.ops.boxes import clip_boxes, enlarge, nms
 from weakseg_lib.runs import Run, load_run
 
-LOWEST_SCORE = 0.05  # boxes below are not even collected
+LOWEST_SCORE, LOOSEST_OVERLAP = 0.1, 0.5  # what is collected and clustered before the thresholds choose
 VIEWS = ((), (2,), (1,), (1, 2), (0,), (0, 2), (0, 1), (0, 1, 2))  # flipped axes; averaged over the first few
 MASK_BATCH = 64  # regions at a time in the mask head: bounds its memory
 
@@ -93,16 +95,24 @@ def detect_stack(
         pad = [p for n in reversed(crop.shape[2:]) for p in (0, -n % network.stride)]
         crop = F.pad(crop, pad).contiguous(memory_format=memory_format())
         with autocast(device, config.precision):
-            views = [(f, network.backbone(crop.flip([a + 2 for a in f]))) for f in VIEWS[: config.views]]
-            boxes, scores, classes = network.detect(views, score, overlap)
+            maps = network.backbone(crop)
+            # A generator: the maps of a mirror image are gone before the next ones are made.
+            mirrored = ((f, network.backbone(crop.flip([a + 2 for a in f]))) for f in VIEWS[1 : config.views])
+            views = chain([((), maps)], mirrored)
+            boxes, scores, classes = network.detect(views, min(score, LOWEST_SCORE), LOOSEST_OVERLAP)
+            sure = scores > score
+            boxes, scores, classes = boxes[sure], scores[sure], classes[sure]
+            kept = nms(boxes, scores, overlap)
+            boxes, scores, classes = boxes[kept], scores[kept], classes[kept]
             offset = boxes.new_tensor([s.start for s in block] * 2)
             low, high = (boxes.new_tensor([getattr(s, end) for s in core]) for end in ("start", "stop"))
             centre = (boxes[:, :3] + boxes[:, 3:]) / 2 + offset[:3]
-            mine = ((centre >= low) & (centre < high)).all(1)
+            # A voxel to spare: rounding must not leave a box to neither tile, and doubles go in the last suppression.
+            mine = ((centre >= low - 1) & (centre < high + 1)).all(1)
             boxes = clip_boxes(boxes, [s.stop - s.start for s in block])
             mine &= (boxes[:, 3:] - boxes[:, :3]).amin(1) > 0.5
             boxes, scores, classes = boxes[mine], scores[mine], classes[mine]
-            masks = _masks(network, views, boxes, classes, crop.shape[2:]) if with_masks else None
+            masks = _masks(network, maps, boxes, classes) if with_masks else None
         found = (boxes + offset, scores, classes)
         parts.append(
             (*(v.float().cpu().numpy() if v.is_floating_point() else v.cpu().numpy() for v in found), masks)
@@ -114,22 +124,12 @@ def detect_stack(
     return Detections(boxes, scores, classes, masks)[order].above(score, overlap)
 
 
-def _masks(network: Network, views, boxes, classes, shape) -> np.ndarray:
-    """Masks (k, M, M, M) uint8 of boxes (k, 6), averaged over the views of the image."""
-    size = torch.tensor(shape, device=boxes.device)
+def _masks(network: Network, maps, boxes, classes) -> np.ndarray:
+    """Masks (k, M, M, M) uint8 of boxes (k, 6), some at a time."""
     masks = [np.zeros((0, *(2 * network.config.roi_size,) * 3), np.uint8)]
     for b, c in zip(boxes.split(MASK_BATCH), classes.split(MASK_BATCH), strict=True):
-        total = 0.0
-        for flips, maps in views:
-            region = enlarge(b, network.config.roi_margin)
-            seen = region.clone()
-            for axis in flips:
-                seen[:, axis], seen[:, axis + 3] = (
-                    size[axis] - region[:, axis + 3],
-                    size[axis] - region[:, axis],
-                )
-            total = total + network.masks(maps, [seen], c).sigmoid().flip([a + 1 for a in flips])
-        masks.append((total * (255 / len(views))).round().to(torch.uint8).cpu().numpy())
+        probability = network.masks(maps, [enlarge(b, network.config.roi_margin)], c).sigmoid()
+        masks.append((probability * 255).round().to(torch.uint8).cpu().numpy())
     return np.concatenate(masks)
 
 
@@ -184,6 +184,7 @@ class Prediction:
 def predict_stack(run: Run, stack: Stack, score=None, overlap=None, progress: bool = False) -> Prediction:
     """Segment one stack with a trained run. `score` and `overlap`: thresholds, by default those chosen in training."""
     info = run.info
+    _check_scale(stack, info["working_voxel_um"])
     shape = working_shape(stack.image.shape, stack.voxel_size, info["working_voxel_um"])
     scale = np.array(shape) / stack.image.shape
     image = to_working(stack.image, shape, run.config.smooth)
@@ -194,11 +195,19 @@ def predict_stack(run: Run, stack: Stack, score=None, overlap=None, progress: bo
     if info["has_masks"]:
         labels = paste(found, stack.image.shape, scale, run.config.roi_margin)
         # An instance that others cover wholly has no voxel to show.
-        found_ids = np.unique(labels[labels > 0])
-        found = found[found_ids - 1]
-        labels = np.searchsorted(np.concatenate([[0], found_ids]), labels).astype(np.int32)
+        seen = np.bincount(labels.ravel(), minlength=len(found.boxes) + 1)[1:] > 0
+        found, labels = found[seen], np.concatenate([[0], np.cumsum(seen) * seen]).astype(np.int32)[labels]
     boxes = (found.boxes / np.tile(scale, 2)).astype(np.float32)
     return Prediction(np.arange(1, len(boxes) + 1), boxes, found.scores, found.classes, labels)
+
+
+def _check_scale(stack: Stack, working):
+    """A voxel size in nm or mm would ask for a thousand times the voxels, or leave one: say so instead."""
+    ratio = np.array(stack.voxel_size) / working
+    if ratio.max() > 8 or ratio.min() < 1 / 50:
+        own, trained = (" x ".join(f"{v:.3g}" for v in sizes) for sizes in (stack.voxel_size, working))
+        problem = f"its voxels of {own} um do not go with the training's, {trained} um after resampling"
+        raise InputError(stack.path, problem, "give the right size in um with `--voxel-size Z Y X`")
 
 
 def predict(

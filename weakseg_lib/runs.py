@@ -73,7 +73,12 @@ def read_info(folder: Path) -> dict:
 
 
 def read_config(folder: Path) -> Config:
-    return with_settings(Config(), read_json(folder / CONFIG).items(), folder / CONFIG)
+    path, settings = folder / CONFIG, read_json(folder / CONFIG)
+    config = with_settings(Config(), settings.items(), path)
+    missing = sorted(set(config.to_json()) - set(settings))
+    if missing:
+        raise InputError(path, f"is of another version, without {', '.join(missing)}", "train again")
+    return config
 
 
 def save_tensors(path: Path, value):

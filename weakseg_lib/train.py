@@ -4,10 +4,11 @@ RUN/run.json        what was trained on what, by which versions: working voxel s
 RUN/config.json     every setting
 RUN/log.csv         the losses
 RUN/checkpoint.pt   what `--resume` continues from: weights, their average, optimiser, step
-RUN/weights.pt      the averaged weights, once finished
+RUN/weights.pt      the averaged weights, for prediction; run.json says when the run is finished
 """
 
 import csv
+import hashlib
 import platform
 import shutil
 import time
@@ -85,6 +86,8 @@ def fit(
         info, config, seed = _check_resume(out, sequences, config, seed)
         if info["finished"]:
             return load_run(out, device.type)
+        if _survey(sequences, config, seed, voxel_size, device, progress)["data"] != info["data"]:
+            raise InputError(out, "its stacks or their annotation changed since it began", "start a new run")
     else:
         config = config or Config()
         if not config.steps and not config.minutes:
@@ -95,7 +98,7 @@ def fit(
 
     torch.manual_seed(seed)
     network = Network(config, info["anchor_sizes"])
-    prepared = out / "prepared"
+    prepared = out / ".prepared"
     try:
         stacks = _prepare_all(sequences, info, config.smooth, voxel_size, prepared, progress)
         trainer = Trainer(network, CropSampler(stacks, config, seed), config, device)
@@ -114,13 +117,16 @@ def fit(
 
 def _survey(sequences, config, seed, voxel_size, device, progress) -> dict:
     """Read everything once, so that whatever is wrong is said before the training, and collect what run.json tells."""
-    sides, voxels, n_stacks, n_masks = [], [], 0, 0
+    sides, voxels, n_stacks, n_masks, data = [], [], 0, 0, hashlib.sha256()
     for sequence, t in _frames(sequences, "checking annotations", progress):
         stack = sequence.read(t, voxel_size=voxel_size)
         annotation = read_weak(sequence, t, stack.image.shape)
         _check_classes(sequence.weak_boxes_path(t), annotation.classes, config)
         sides.append((annotation.boxes[:, 3:] - annotation.boxes[:, :3]) * stack.voxel_size)
         voxels.append(stack.voxel_size)
+        data.update(repr((stack.image.shape, stack.voxel_size)).encode())
+        for known in vars(annotation).values():
+            data.update(b"" if known is None else np.ascontiguousarray(known).tobytes())
         n_stacks += 1
         n_masks += int(annotation.has_mask.sum())
     sides = np.concatenate(sides)
@@ -141,6 +147,7 @@ def _survey(sequences, config, seed, voxel_size, device, progress) -> dict:
         "weakseg": weakseg_lib.__version__,
         "finished": False,
         "sequences": [str(s.path) for s in sequences],
+        "data": data.hexdigest(),
         "stacks": n_stacks,
         "instances": len(sides),
         "masks": n_masks,

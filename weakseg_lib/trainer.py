@@ -8,6 +8,7 @@ import torch
 from weakseg_lib.config import Config
 from weakseg_lib.data.crops import CropSampler
 from weakseg_lib.device import autocast, memory_format
+from weakseg_lib.errors import InputError
 from weakseg_lib.model.network import Network
 
 
@@ -43,12 +44,15 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         # Anchors are sampled by torch's own generator: seeded anew each step, a resumed run draws the same.
-        torch.manual_seed(self.sampler.seed * 1_000_003 + self.done)
+        torch.manual_seed((self.sampler.seed * 1_000_003 + self.done) % 2**63)
         batch = self.sampler.batch(self.done).to(self.device)
         batch.images = batch.images.contiguous(memory_format=memory_format())
         with autocast(self.device, self.config.precision):
             parts = self.network.losses(batch)
         loss = sum(parts.values())
+        if not torch.isfinite(loss):
+            problem = f"the loss is {loss.item()} at step {self.done}"
+            raise InputError("training", problem, "set a lower learning_rate, or precision=float32")
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)

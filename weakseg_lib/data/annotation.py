@@ -107,5 +107,5 @@ def _made_by_annotate(folder):
 
 
 def _hashes(folder):
-    files = sorted(file for file in folder.iterdir() if file.name != PROVENANCE)
+    files = sorted(file for file in folder.iterdir() if file.is_file() and file.name != PROVENANCE)
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

@@ -62,6 +62,9 @@ def atomic_paths(*paths):
                 _remove(path)
         if isinstance(error, OSError):
             raise _writing_error(error, paths[replaced]) from error
+        final = {str(tmp): path for tmp, path in zip(new, paths, strict=True)}
+        if isinstance(error, InputError) and error.where in final:
+            raise InputError(final[error.where], error.problem, error.fix) from error
         raise
     finally:
         for tmp in [*new, *old]:

@@ -20,9 +20,13 @@ def anchor_sizes_from_boxes(boxes: np.ndarray, n: int) -> np.ndarray:
     n = min(n, len(np.unique(sides, axis=0)))
     if n == 1:
         return np.exp(sides.mean(0, keepdims=True))
-    # Quantiles of the volume are a start that depends on the data alone, so the sizes need no seed.
-    order = sides[np.argsort(sides.sum(1), kind="stable")]
-    start = order[((np.arange(n) + 0.5) / n * len(order)).astype(int)]
+    # Each start is the size farthest from the earlier ones: it depends on the data alone, and rare sizes get theirs.
+    distinct = np.unique(sides, axis=0)
+    start = [sides.mean(0)]
+    while len(start) <= n:
+        distance = np.min([np.square(distinct - s).sum(1) for s in start], axis=0)
+        start.append(distinct[distance.argmax()])
+    start = np.array(start[1:])
     centres, _ = kmeans2(sides, start, minit="matrix", iter=50, missing="warn")
     return np.exp(centres[np.argsort(centres.sum(1))])
 

@@ -97,7 +97,7 @@ class Network(nn.Module):
         return parts
 
     @torch.no_grad()
-    def detect(self, views: list[tuple[tuple[int, ...], dict]], score: float = 0.05, overlap: float = 0.3):
+    def detect(self, views, score: float = 0.05, overlap: float = 0.3):
         """Boxes of one image, best first: boxes (k, 6), scores (k,), classes (k,).
 
         `views`: (flipped axes, feature maps of the flipped image) of the same image, whose scores and box codes
@@ -105,15 +105,16 @@ class Network(nn.Module):
         IoU `overlap`.
         """
         stride = self.config.head_stride
-        shape = views[0][1][stride].shape[2:]
-        scores, codes = 0.0, 0.0
+        scores, codes, count = 0.0, 0.0, 0
         for flips, maps in views:
+            shape, count = maps[stride].shape[2:], count + 1
             anchors, logits, code = self.detector(maps[stride])
             probability = self.detector.probabilities(logits[0])
-            scores = scores + _unflip(probability, shape, flips) / len(views)
+            scores = scores + _unflip(probability, shape, flips)
             mirrored = code.new_tensor([-1.0 if axis in flips else 1.0 for axis in range(3)] + [1.0] * 3)
-            codes = codes + _unflip(code[0] * mirrored, shape, flips) / len(views)
-        scores, classes = scores.max(-1)
+            codes = codes + _unflip(code[0] * mirrored, shape, flips)
+        codes = codes / count
+        scores, classes = (scores / count).max(-1)
         top = torch.nonzero(scores > score).flatten()
         top = top[torch.sort(scores[top], descending=True, stable=True).indices[: self.config.candidates]]
         boxes = clip_boxes(decode(anchors[top], codes[top]), [n * stride for n in shape])

@@ -27,6 +27,8 @@ def cluster(
     Weights are score * IoU of the boxes with IoU above `overlap`: weighted box clustering (Jaeger et al. 2018), which
     uses what non-maximum suppression throws away. The best box alone is one guess, its neighbours are others.
     """
+    if len(kept) > 256:  # bounds the memory: the table of IoUs has a row for each
+        return torch.cat([cluster(boxes, scores, part, overlap) for part in kept.split(256)])
     iou = box_iou(boxes[kept], boxes)
     weight = torch.where(iou > overlap, iou * scores, 0.0)
     # No matrix product: under autocast that would round the corners to bfloat16.
