@@ -206,7 +206,7 @@ def _check_scale(stack: Stack, working):
     ratio = np.array(stack.voxel_size) / working
     if ratio.max() > 8 or ratio.min() < 1 / 50:
         own, trained = (" x ".join(f"{v:.3g}" for v in sizes) for sizes in (stack.voxel_size, working))
-        problem = f"its voxels of {own} um do not go with the training's, {trained} um after resampling"
+        problem = f"its voxel size, {own} um, does not go with the training's, {trained} um after resampling"
         raise InputError(stack.path, problem, "give the right size in um with `--voxel-size Z Y X`")
 
 
