@@ -2,8 +2,8 @@
 
     python benchmarks/predict_paper_size.py RUN
 
-RUN: a run folder trained on HL60-like nuclei (`make run` leaves results/run). The stack is simulated, at the
-paper's voxel size (0.2, 0.125, 0.125) um. The paper needed 10 s on a Tesla P100. Writes
+RUN: a run folder trained on HL60-like nuclei (`make run` leaves results/00_start_here/run). The stack is
+simulated, at the paper's voxel size (0.2, 0.125, 0.125) um. The paper needed 10 s on a Tesla P100. Writes
 results/predict_paper_size.json beside itself.
 """
 
