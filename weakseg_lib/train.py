@@ -2,7 +2,7 @@
 
 RUN/run.json        what was trained on what, by which versions: working voxel size, anchors, thresholds
 RUN/config.json     every setting
-RUN/log.csv         the losses
+RUN/log.csv         the losses; `weakseg fit` draws them as curves.png
 RUN/checkpoint.pt   what `--resume` continues from: weights, their average, optimiser, step
 RUN/weights.pt      the averaged weights, for prediction; run.json says when the run is finished
 """
