@@ -106,7 +106,9 @@ def by_gather(features, rois, bins, ratio):
         up = (corner >> 2, corner >> 1 & 1, corner & 1)
         shapes = ((..., None, None), (slice(None), None, slice(None), None), (slice(None), None, None))
         index = [indices[u][axis][shape] for axis, (u, shape) in enumerate(zip(up, shapes, strict=True))]
-        weight = math.prod(weights[u][axis][shape] for axis, (u, shape) in enumerate(zip(up, shapes, strict=True)))
+        weight = math.prod(
+            weights[u][axis][shape] for axis, (u, shape) in enumerate(zip(up, shapes, strict=True))
+        )
         total = total + rows[(image, *index)] * weight[..., None].to(features.dtype)
     return pooled(total.permute(0, 4, 1, 2, 3), bins, ratio)
 
@@ -210,7 +212,9 @@ def picture(rows, path, device: str):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     rows = run(options.quick)
@@ -221,7 +225,9 @@ def main():
     name = "roi_align_" + (torch.cuda.get_device_name().replace(" ", "_") if GPU else "cpu")
     write_json(RESULTS / f"{name}.json", record)
     text = f"{record['device']}, {record['cpu']}, torch {record['torch']}; `{record['command']}`\n\n"
-    text += "Milliseconds, forward / forward and backward; floor: the forward's bytes at the speed of a copy.\n\n"
+    text += (
+        "Milliseconds, forward / forward and backward; floor: the forward's bytes at the speed of a copy.\n\n"
+    )
     (RESULTS / f"{name}.md").write_text(text + table(rows) + "\n")
     if not options.quick:
         picture(rows, RESULTS / f"{name}.png", record["device"])

@@ -24,9 +24,7 @@ def main(arguments=None) -> int:
         print(f"weakseg: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "weakseg: interrupted; a training goes on from where it stopped with --resume", file=sys.stderr
-        )
+        print("weakseg: interrupted; a training goes on from where it stopped with --resume", file=sys.stderr)
         return 130
     return 0
 

@@ -274,7 +274,9 @@ def _check_resume(out, sequences, config, seed):
             out, f"cannot resume with other settings ({changed})", "leave them out, or start a new run"
         )
     if seed not in (None, info["seed"]):
-        raise InputError(out, f"was begun with seed {info['seed']}, not {seed}", "leave --seed out, or start a new run")
+        raise InputError(
+            out, f"was begun with seed {info['seed']}, not {seed}", "leave --seed out, or start a new run"
+        )
     named = [str(s.path) for s in sequences]
     if named != info["sequences"]:
         fix = f"give {', '.join(info['sequences'])}, or start a new run"

@@ -337,7 +337,9 @@ def test_a_mask_that_reaches_outside_its_box(sequence, labels, refused):
     sequence.weak_boxes_path(0).write_text(HEADER + "3,2,2,2,4,4,3.5,1,1\n")
     read_weak(sequence, 0, labels.shape)  # half a voxel is within
     sequence.weak_boxes_path(0).write_text(HEADER + "3,2,2,2,4,4,3,1,1\n")
-    with pytest.warns(UserWarning, match=r"4 of the 8 voxels of mask 3 lie outside its box \(2, 2, 2, 4, 4, 3\)"):
+    with pytest.warns(
+        UserWarning, match=r"4 of the 8 voxels of mask 3 lie outside its box \(2, 2, 2, 4, 4, 3\)"
+    ):
         read_weak(sequence, 0, labels.shape)
     sequence.weak_boxes_path(0).write_text(HEADER + "3,2,2,2,3,4,3,1,1\n")
     with refused(sequence.weak_masks_path(0), "6 of the 8 voxels", "correct the box"):

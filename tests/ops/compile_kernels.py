@@ -18,9 +18,10 @@ from weakseg_lib.ops import roi_align_triton as kernels
 
 SIZES = dict(P=14, Q=14, R=14, SZ=0.5, SY=0.5, SX=0.5, NZ=2, NY=2, NX=2, ALIGNED=True)
 CONSTANTS = {
-    "_forward": SIZES | dict(PRECISION="tf32x3", BLOCK=16, BLOCK_C=16),
-    "_backward": SIZES | dict(PRECISION="tf32x3", BLOCK=16, BLOCK_C=16, BOXES=128),
-    "_direct": SIZES | dict(SCATTER=False, BLOCK=16, BLOCK_C=64),
+    "_forward": SIZES | dict(PRECISION="tf32x3", BLOCK=kernels.BLOCK, BLOCK_C=kernels.BLOCK_C),
+    "_backward": SIZES
+    | dict(PRECISION="tf32x3", BLOCK=kernels.BLOCK, BLOCK_C=kernels.BLOCK_C, BOXES=kernels.BOXES),
+    "_direct": SIZES | dict(SCATTER=False, BLOCK=kernels.BLOCK, BLOCK_C=64),
 }
 
 
@@ -40,10 +41,11 @@ def compile_kernel(name: str, capability: int, dtype: str) -> dict:
             signature[argument] = pointer if argument in ("features", "grad", "rois", "out") else "i32"
             if signature[argument] != "i32" or argument == "C" or "_" in argument:
                 attributes[(i,)] = [["tt.divisibility", 16]]
-    source = ASTSource(kernel, signature, {(kernel.arg_names.index(k),): v for k, v in constants.items()}, attributes)
-    warps = 4 if name == "_direct" else 8
+    source = ASTSource(
+        kernel, signature, {(kernel.arg_names.index(k),): v for k, v in constants.items()}, attributes
+    )
     target = GPUTarget("cuda", capability, 32)
-    ptx = triton.compile(source, target=target, options={"num_warps": warps}).asm["ptx"]
+    ptx = triton.compile(source, target=target, options={"num_warps": 8}).asm["ptx"]
     return ptxas(ptx, capability) | {"wide_loads": len(re.findall(r"ld\.global\S*\.v4\.b32", ptx))}
 
 

@@ -1,6 +1,5 @@
 """roi_align_3d: every backend against an interpolation by scipy, and against what must hold whatever the numbers."""
 
-import itertools
 import math
 import warnings
 
@@ -27,7 +26,8 @@ BOXES = torch.tensor(
         [0, -4, -6, -5, 11, 13, 12],  # larger than the volume
         [1, 2.2, 1.1, 3.3, 2.25, 1.15, 3.35],  # a fraction of a voxel
         [1, 4, 5, 6, 5, 6, 7],  # the last voxel
-        [0, -0.5, -0.5, -0.5, 0.5, 0.5, 0.5],  # at ratio 1 and one bin, samples exactly one voxel outside
+        [0, -1, -1, -1, 0, 0, 0],  # with one bin and sample, that is at -1, the last place that counts
+        [1, 5, 6, 7, 6, 7, 8],  # and at the extent
     ],
     dtype=torch.float64,
 )
@@ -100,9 +100,7 @@ def test_lower_precision(features, dtype, layout, backend):
 def test_odd_shapes(channels, extent):
     values = torch.tensor(np.random.default_rng(1).normal(size=(2, channels, extent, 8 - extent, 3)))
     found = roi_align_3d(values, BOXES, (3, 1, 2), sampling_ratio=2, backend="separable")
-    np.testing.assert_allclose(
-        found, expected(values, BOXES, (3, 1, 2), ratio=(2, 2, 2)), atol=1e-12, rtol=0
-    )
+    np.testing.assert_allclose(found, expected(values, BOXES, (3, 1, 2), ratio=(2, 2, 2)), atol=1e-12, rtol=0)
 
 
 def strided_versions(values):
@@ -230,7 +228,9 @@ def test_several_layers_side_by_side(features):
 def gradient_of(features, boxes, size, weights=None, **options):
     leaf = features.clone(memory_format=torch.preserve_format).requires_grad_()
     out = roi_align_3d(leaf, boxes, size, **options)
-    weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).reshape(out.shape) if weights is None else weights
+    weights = (
+        torch.linspace(-1, 1, out.numel(), dtype=out.dtype).reshape(out.shape) if weights is None else weights
+    )
     return torch.autograd.grad((out * weights).sum(), [leaf])
 
 
@@ -246,8 +246,20 @@ def test_no_boxes(features, boxes, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_channels_and_no_images(backend):
-    assert roi_align_3d(torch.zeros(2, 0, *SHAPE), BOXES.float(), 2, backend=backend).shape == (len(BOXES), 0, 2, 2, 2)
-    assert roi_align_3d(torch.zeros(0, 3, *SHAPE), torch.zeros(0, 7), 2, backend=backend).shape == (0, 3, 2, 2, 2)
+    assert roi_align_3d(torch.zeros(2, 0, *SHAPE), BOXES.float(), 2, backend=backend).shape == (
+        len(BOXES),
+        0,
+        2,
+        2,
+        2,
+    )
+    assert roi_align_3d(torch.zeros(0, 3, *SHAPE), torch.zeros(0, 7), 2, backend=backend).shape == (
+        0,
+        3,
+        2,
+        2,
+        2,
+    )
 
 
 @pytest.mark.parametrize("aligned", [True, False])

@@ -62,7 +62,9 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("backend", ["triton", "triton_direct"])
 def test_against_the_reference(backend, case):
-    check(backend, features_of(), BOXES.double(), 1e-12, **CASES[case])
+    # The direct kernel takes every sample on its own, too many in a large box for the interpreter.
+    boxes = BOXES if backend == "triton" else BOXES[:4]
+    check(backend, features_of(), boxes.double(), 1e-12, **CASES[case])
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,9 @@ def test_boxes_of_more_than_one_round_of_the_search():
     for backend in ("triton", "separable"):
         out = roi_align_3d(leaf, boxes.double(), 1, sampling_ratio=1, backend="separable")
         shape = [list(leaf.shape), False, [1, 1, 1], [1.0] * 3, [1] * 3, True, backend]
-        grads.append(torch.ops.weakseg.roi_align_3d_backward(torch.ones_like(out), boxes.double(), *shape).cpu())
+        grads.append(
+            torch.ops.weakseg.roi_align_3d_backward(torch.ones_like(out), boxes.double(), *shape).cpu()
+        )
     np.testing.assert_allclose(*grads, atol=1e-12)
 
 
@@ -152,5 +156,7 @@ def test_auto_on_a_gpu_is_triton_and_never_waits_for_it():
 @pytest.mark.skipif(DEVICE == "cuda", reason="features are on a GPU here")
 def test_without_a_gpu_it_says_what_to_do(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET")
-    with pytest.raises(ValueError, match="needs features on an NVIDIA GPU, they are on cpu: use backend='auto'"):
+    with pytest.raises(
+        ValueError, match="needs features on an NVIDIA GPU, they are on cpu: use backend='auto'"
+    ):
         roi_align_3d(features_of(), BOXES, 2, backend="triton")

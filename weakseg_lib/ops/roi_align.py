@@ -131,7 +131,9 @@ def _forward(
         if low < 0 or high >= len(features):
             raise ValueError(f"boxes: batch index out of range, {low}..{high} for {len(features)} images")
     out = _output_like(features, rois, output_size)
-    _run(backend, "forward", out, features, rois, Geometry(output_size, spatial_scale, sampling_ratio, aligned))
+    _run(
+        backend, "forward", out, features, rois, Geometry(output_size, spatial_scale, sampling_ratio, aligned)
+    )
     return out
 
 

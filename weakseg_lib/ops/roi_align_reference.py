@@ -41,9 +41,7 @@ def backward(out: torch.Tensor, grad: torch.Tensor, rois: torch.Tensor, geometry
 def neighbours(rois, extents, geometry: Geometry):
     """Every (box, bin, image, voxel, weight) of which the operator is the sum."""
     for k, (n, *corners) in enumerate(rois.double().tolist()):
-        sides = [
-            _side(corners[axis], corners[axis + 3], axis, geometry) for axis in range(3)
-        ]
+        sides = [_side(corners[axis], corners[axis + 3], axis, geometry) for axis in range(3)]
         number = math.prod(samples for _, _, samples in sides)
         for bin in itertools.product(*map(range, geometry.output_size)):
             for sample in itertools.product(*(range(samples) for _, _, samples in sides)):

@@ -55,7 +55,13 @@ def backward(out: torch.Tensor, grad: torch.Tensor, rois: torch.Tensor, geometry
 
 
 def interpolation_matrix(
-    start: torch.Tensor, length: torch.Tensor, bins: int, extent: int, ratio: int = 0, origin=None, window=None
+    start: torch.Tensor,
+    length: torch.Tensor,
+    bins: int,
+    extent: int,
+    ratio: int = 0,
+    origin=None,
+    window=None,
 ) -> torch.Tensor:
     """Matrices that average trilinear samples into bins along one axis: (K,) and (K,) -> (K, bins, window).
 

@@ -21,27 +21,32 @@ BOXES = 128  # boxes that `_backward` looks through at a time
 
 
 @triton.jit
-def _side(row, AXIS: tl.constexpr, SCALE: tl.constexpr, BINS: tl.constexpr, RATIO: tl.constexpr, ALIGNED: tl.constexpr):
-    """Of the box (or boxes) at `row`: start on the feature map, length of a bin, samples in it."""
+def _side(
+    row,
+    AXIS: tl.constexpr,
+    SCALE: tl.constexpr,
+    BINS: tl.constexpr,
+    RATIO: tl.constexpr,
+    ALIGNED: tl.constexpr,
+):
+    """Of the box at `row`: start on the feature map, step from sample to sample, samples in a bin."""
     start = tl.load(row + 1 + AXIS) * SCALE
     length = tl.load(row + 4 + AXIS) * SCALE - start
     if ALIGNED:
         start -= 0.5
     else:
         length = tl.maximum(length, 1.0)
-    if length.dtype == tl.float64:
-        step = length / BINS
-    else:  # in float32 `/` may round 2.0 up, and ceil would then take a third sample
-        step = tl.div_rn(length, length * 0 + BINS)
     samples = RATIO
-    if RATIO <= 0:
-        samples = tl.maximum(tl.ceil(step).to(tl.int32), 0)
-    return start, step, samples
+    if RATIO <= 0:  # ceil(length / BINS), corrected: a quotient that rounds 2 up would give a third sample
+        samples = tl.ceil(length * (1 / BINS))
+        samples = tl.where((samples - 1) * BINS >= length, samples - 1, samples)
+        samples = tl.maximum(tl.where(samples * BINS < length, samples + 1, samples), 0).to(tl.int32)
+    return start, length / (tl.maximum(samples, 1) * BINS), samples
 
 
 @triton.jit
 def _position(start, step, samples, bin, sample):
-    return start + step * bin + step * (sample + 0.5) / samples
+    return start + step * (bin * samples + sample + 0.5)
 
 
 @triton.jit
@@ -67,7 +72,9 @@ def _direct(
     n = tl.load(row).to(tl.int64)
     known = (n >= 0) & (n < N)
     here = (features + tl.where(known, n, 0) * f_n + c.to(tl.int64) * f_c)[None, :]
-    there = (out + k.to(tl.int64) * o_k + p.to(tl.int64) * o_p + q.to(tl.int64) * o_q + c.to(tl.int64) * o_c)[None, :]
+    there = (out + k.to(tl.int64) * o_k + p.to(tl.int64) * o_p + q.to(tl.int64) * o_q + c.to(tl.int64) * o_c)[
+        None, :
+    ]
     there += (r.to(tl.int64) * o_r)[:, None]
     stored = (r < R)[:, None] & (c < C)[None, :]
     start_z, step_z, samples_z = _side(row, 0, SZ, P, NZ, ALIGNED)
@@ -139,17 +146,16 @@ def _whole(value, low, high):
 @triton.jit
 def _voxels_of(start, step, samples, first, last, extent):
     """Half-open range of voxels that the samples of bins first..last touch."""
-    half = 0.5 / tl.maximum(samples, 1)
-    a, b = start + step * (first + half), start + step * (last + 1 - half)
+    a, b = _position(start, step, samples, first, 0), _position(start, step, samples, last, samples - 1)
     return _whole(tl.minimum(a, b), 0, extent - 1), _whole(tl.maximum(a, b) + 1, 0, extent - 1) + 1
 
 
 @triton.jit
-def _bins_of(start, step, first, last, BINS: tl.constexpr):
+def _bins_of(start, step, samples, first, last, BINS: tl.constexpr):
     """Half-open range that holds every bin with a sample less than a voxel from voxels first..last."""
     # Boxes without extent have all their bins in one place; the bound keeps the division finite.
-    thin = tl.abs(step) < 1e-6
-    wide = tl.where(thin, 1.0, step)
+    thin = tl.abs(step * samples) < 1e-6
+    wide = tl.where(thin, 1.0, step * samples)
     a, b = (first - 1 - start) / wide, (last + 1 - start) / wide
     low, high = _whole(tl.minimum(a, b) - 1, 0, BINS), _whole(tl.maximum(a, b) + 2, 0, BINS)
     return tl.where(thin, 0, low), tl.where(thin, BINS, high)
@@ -162,7 +168,9 @@ def _contract(weights, tile, PRECISION: tl.constexpr):
     B: tl.constexpr = tile.shape[0]
     E: tl.constexpr = tile.shape[1]
     C: tl.constexpr = tile.shape[2]
-    product = tl.dot(weights, tl.reshape(tile, (B, E * C)), input_precision=PRECISION, out_dtype=weights.dtype)
+    product = tl.dot(
+        weights, tl.reshape(tile, (B, E * C)), input_precision=PRECISION, out_dtype=weights.dtype
+    )
     return tl.permute(tl.reshape(product, (A, E, C)), (1, 0, 2))
 
 
@@ -201,7 +209,11 @@ def _forward(
         for y0 in range(y_low, y_high, BLOCK):
             y = y0 + tl.arange(0, BLOCK)
             inside = (y < y_high)[:, None, None] & (x < x_high)[None, :, None] & (c < C)[None, None, :]
-            plane = here[None, None, :] + (y.to(tl.int64) * f_y)[:, None, None] + (x.to(tl.int64) * f_x)[None, :, None]
+            plane = (
+                here[None, None, :]
+                + (y.to(tl.int64) * f_y)[:, None, None]
+                + (x.to(tl.int64) * f_x)[None, :, None]
+            )
             patch = tl.zeros((BLOCK, BLOCK, BLOCK_C), dtype)  # [y, x, c]
             for z in range(z_low, z_high):
                 weight = _weights(start_z, step_z, samples_z, p, z, D)
@@ -211,7 +223,9 @@ def _forward(
         wx = _weights(start_x, step_x, samples_x, r[:, None], x[None, :], W)
         total += _contract(wx, rows, PRECISION)
     there = out + k.to(tl.int64) * o_k + tl.cast(p, tl.int64) * o_p + c.to(tl.int64) * o_c
-    there = there[None, None, :] + (q.to(tl.int64) * o_q)[:, None, None] + (r.to(tl.int64) * o_r)[None, :, None]
+    there = (
+        there[None, None, :] + (q.to(tl.int64) * o_q)[:, None, None] + (r.to(tl.int64) * o_r)[None, :, None]
+    )
     value = tl.where(known, total, float("nan")).to(out.dtype.element_ty)
     tl.store(there, value, (q < Q)[:, None, None] & (r < R)[None, :, None] & (c < C)[None, None, :])
 
@@ -261,16 +275,18 @@ def _backward(
             start_z, step_z, samples_z = _side(row, 0, SZ, P, NZ, ALIGNED)
             start_y, step_y, samples_y = _side(row, 1, SY, Q, NY, ALIGNED)
             start_x, step_x, samples_x = _side(row, 2, SX, R, NX, ALIGNED)
-            p_low, p_high = _bins_of(start_z, step_z, z, z, P)
-            q_low, q_high = _bins_of(start_y, step_y, y0, y1, Q)
-            r_low, r_high = _bins_of(start_x, step_x, x0, x1, R)
+            p_low, p_high = _bins_of(start_z, step_z, samples_z, z, z, P)
+            q_low, q_high = _bins_of(start_y, step_y, samples_y, y0, y1, Q)
+            r_low, r_high = _bins_of(start_x, step_x, samples_x, x0, x1, R)
             here = grad + k.to(tl.int64) * g_k + c.to(tl.int64) * g_c
             for r0 in range(r_low, r_high, BLOCK):
                 r = r0 + tl.arange(0, BLOCK)
                 part = tl.zeros((BLOCK, BLOCK, BLOCK_C), dtype)  # [r, y, c]
                 for q0 in range(q_low, q_high, BLOCK):
                     q = q0 + tl.arange(0, BLOCK)
-                    inside = (q < q_high)[:, None, None] & (r < r_high)[None, :, None] & (c < C)[None, None, :]
+                    inside = (
+                        (q < q_high)[:, None, None] & (r < r_high)[None, :, None] & (c < C)[None, None, :]
+                    )
                     plane = here[None, None, :] + (q.to(tl.int64) * g_q)[:, None, None]
                     plane += (r.to(tl.int64) * g_r)[None, :, None]
                     patch = tl.zeros((BLOCK, BLOCK, BLOCK_C), dtype)  # [q, r, c]
@@ -284,7 +300,9 @@ def _backward(
                 total += _contract(wx, part, PRECISION)
             k = tl.min(tl.where(hit & (boxes > k), boxes, K))
     there = out + n.to(tl.int64) * o_n + z.to(tl.int64) * o_z + c.to(tl.int64) * o_c
-    there = there[None, None, :] + (y.to(tl.int64) * o_y)[:, None, None] + (x.to(tl.int64) * o_x)[None, :, None]
+    there = (
+        there[None, None, :] + (y.to(tl.int64) * o_y)[:, None, None] + (x.to(tl.int64) * o_x)[None, :, None]
+    )
     value = total.to(out.dtype.element_ty)
     tl.store(there, value, (y < H)[:, None, None] & (x < W)[None, :, None] & (c < C)[None, None, :])
 
@@ -337,7 +355,7 @@ def _launch_direct(out, features, rois, geometry, scatter):
     with _device_of(out):
         _direct[(programs,)](
             features, rois, out, *features.shape, *features.stride(), *out.stride(), *_constants(geometry),
-            scatter, BLOCK, block_c, num_warps=4,
+            scatter, BLOCK, block_c, num_warps=8,
         )  # fmt: skip
 
 
