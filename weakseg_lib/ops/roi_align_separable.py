@@ -17,7 +17,7 @@ import torch
 from weakseg_lib.ops.roi_align_reference import Geometry
 
 # Values in the windows of one batch. A CPU wants them in its cache, a GPU wants few launches.
-BATCH_VALUES = {"cpu": 2**20, "cuda": 2**26}
+BATCH_VALUES = {"cpu": 2**21, "cuda": 2**26}
 
 
 def forward(out: torch.Tensor, features: torch.Tensor, rois: torch.Tensor, geometry: Geometry):
@@ -27,20 +27,32 @@ def forward(out: torch.Tensor, features: torch.Tensor, rois: torch.Tensor, geome
     for batch in _batches(features, rois, geometry):
         z, y, x = batch.window
         # Entry i of this view is the row of x voxels that begins at element i of the features' own memory: no
-        # copy of them is made, whatever their strides.
+        # copy of them is made, whatever their strides. What lies closer in memory, channels or voxels, is last.
         rows = last + 1 - (x - 1) * steps[2] - (channels - 1) * step_c
-        rows = features.as_strided((rows, x, channels), (1, steps[2], step_c))
+        if step_c < steps[2]:
+            rows = features.as_strided((rows, x, channels), (1, steps[2], step_c))
+        else:
+            rows = features.as_strided((rows, channels, x), (1, step_c, steps[2]))
         start = batch.image * step_n + sum(o * s for o, s in zip(batch.origin, steps, strict=True))
         part = rows[_grid(start, (z, y), steps)].to(batch.matrices[0].dtype)
-        for axis, matrix in enumerate(batch.matrices):  # contracts z, then y, then x
-            part = _product(matrix, part, axis)
-        out.permute(0, 2, 3, 4, 1)[batch.rois] = part.to(out.dtype)
+        part = _product(batch.matrices[1], _product(batch.matrices[0], part, 0), 1)
+        if step_c < steps[2]:
+            part = _product(batch.matrices[2], part, 2).movedim(4, 1)
+        else:
+            part = (part @ batch.matrices[2][:, None, None].mT).movedim(3, 1)
+        out[batch.rois] = part.to(out.dtype)
 
 
 def backward(out: torch.Tensor, grad: torch.Tensor, rois: torch.Tensor, geometry: Geometry):
     """Fill `out` (N, C, D, H, W), the gradient for the features, from `grad` (K, C, P, Q, R); any strides."""
     n, channels, *extents = out.shape
-    total = torch.zeros(n, *extents, channels, dtype=_dtype_of_sums(grad), device=grad.device)
+    total, dtype = out.permute(0, 2, 3, 4, 1), _dtype_of_sums(grad)
+    in_place = total.is_contiguous() and total.dtype == dtype  # else the sums need memory of their own
+    total = (
+        total.zero_()
+        if in_place
+        else torch.zeros_like(total, dtype=dtype, memory_format=torch.contiguous_format)
+    )
     steps = (extents[1] * extents[2], extents[2], 1)
     for batch in _batches(out, rois, geometry):
         part = grad.permute(0, 2, 3, 4, 1)[batch.rois].to(total.dtype)
@@ -51,7 +63,8 @@ def backward(out: torch.Tensor, grad: torch.Tensor, rois: torch.Tensor, geometry
         )
         voxels = _grid(start, batch.window, steps)
         total.view(-1, channels).index_add_(0, voxels.flatten(), part.reshape(-1, channels))
-    out.copy_(total.permute(0, 4, 1, 2, 3))
+    if not in_place:
+        out.copy_(total.permute(0, 4, 1, 2, 3))
 
 
 def interpolation_matrix(
