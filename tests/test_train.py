@@ -94,6 +94,22 @@ def test_time_can_end_the_training(make_sequence, tmp_path, tiny):
     assert run.info["steps"] >= 1 and run.info["finished"]
 
 
+def test_ctrl_c_saves_the_step_it_interrupts(make_sequence, tmp_path, tiny):
+    """And the run then ends in the weights of one that nobody interrupted."""
+    sequence = make_sequence()
+
+    def press(row):
+        if row["step"] == 20:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_quietly(sequence, tmp_path / "a", tiny.replace(steps=40), on_log=press)
+    assert torch.load(tmp_path / "a" / "checkpoint.pt", weights_only=True)["done"] == 20
+    train_quietly(sequence, tmp_path / "a", resume=True)
+    train_quietly(sequence, tmp_path / "b", tiny.replace(steps=40))
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
 def test_two_kinds_of_cells(make_sequence, tmp_path, tiny):
     sequence = make_sequence()
     table = sequence.with_name("01_WEAK") / "boxes000.csv"

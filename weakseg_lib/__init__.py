@@ -28,6 +28,7 @@ _HOME = {
     "decode": "ops.boxes",
     "nms": "ops.boxes",
     "roi_align_3d": "ops.roi_align",
+    "roi_align_3d_multi": "ops.roi_align",
     "anchor_grid": "model.anchors",
     "anchor_sizes_from_boxes": "model.anchors",
     "match_iou": "model.anchors",

@@ -17,16 +17,14 @@ def main(arguments=None) -> int:
     options = _parser().parse_args(arguments)
     warnings.showwarning = lambda message, *rest: print(f"warning: {message}", file=sys.stderr)
     try:
-        if getattr(options, "seed", 0) < 0:
+        if (getattr(options, "seed", None) or 0) < 0:
             raise InputError(f"--seed {options.seed}", "is negative", "give 0 or more")
         options.run(options)
     except InputError as error:
         print(f"weakseg: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "weakseg: interrupted; a training goes on from its last checkpoint with --resume", file=sys.stderr
-        )
+        print("weakseg: interrupted; a training goes on from where it stopped with --resume", file=sys.stderr)
         return 130
     return 0
 
@@ -69,7 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     limit.add_argument("--steps", type=int, help="training steps")
     limit.add_argument("--minutes", type=float, help="training time instead of steps")
     command.add_argument("--resume", action="store_true", help="continue a run that was stopped")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=int, help="of weights and crops (default 0)")
+    command.add_argument("--json", metavar="FILE", help="also write the run's numbers to FILE")
     _add_device(command)
     _add_voxel_size(command)
 
@@ -131,6 +130,7 @@ def _annotate(options):
 
 
 def _fit(options):
+    from weakseg_lib.data.files import write_json
     from weakseg_lib.plots import plot_curves, save_figure
     from weakseg_lib.runs import LOG
     from weakseg_lib.train import fit
@@ -146,6 +146,8 @@ def _fit(options):
     )
     info = run.info
     save_figure(plot_curves(run.folder / LOG), run.folder / "curves.png")
+    if options.json:
+        write_json(options.json, info)
     print(
         f"wrote {run.folder}: {info['steps']} steps in {info['seconds'] / 60:.1f} min on {info['device']}, "
         f"{info['instances']} boxes ({info['not_taught']} too small to teach) and {info['masks']} masks "

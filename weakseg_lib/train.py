@@ -11,8 +11,11 @@ import csv
 import hashlib
 import platform
 import shutil
+import signal
+import threading
 import time
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +60,7 @@ def fit(
     out,
     config: Config | None = None,
     *,
-    seed: int = 0,
+    seed: int | None = None,
     device: str = "auto",
     resume: bool = False,
     voxel_size=None,
@@ -69,7 +72,7 @@ def fit(
     Args:
         sequences: folders NAME/01 or `Sequence` objects.
         config: settings; None is the laptop preset, or, with `resume`, those of the run.
-        seed: of the weights and of every crop.
+        seed: of the weights and of every crop; None is 0, or, with `resume`, that of the run.
         resume: continue a run that was stopped. On a CPU it ends in the very weights of an uninterrupted run, as long
             as steps and not minutes end it.
         voxel_size: (z, y, x) um, for images that do not know theirs.
@@ -89,7 +92,7 @@ def fit(
         if _survey(sequences, config, seed, voxel_size, device, progress)["data"] != info["data"]:
             raise InputError(out, "its stacks or their annotation changed since it began", "start a new run")
     else:
-        config = config or Config()
+        config, seed = config or Config(), seed or 0
         if not config.steps and not config.minutes:
             raise InputError("--steps", "neither steps nor minutes limit the training", "give one of them")
         info = _survey(sequences, config, seed, voxel_size, device, progress)
@@ -197,22 +200,47 @@ def _train(trainer: Trainer, out: Path, on_log, progress):
         total=100, initial=int(100 * trainer.progress), desc="training", smoothing=0, disable=not progress
     )
     bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-    while trainer.progress < 1:
-        pending.append(trainer.step())
-        if trainer.done % LOG_EVERY == 0 or trainer.progress >= 1:
-            row = {"step": trainer.done, "seconds": round(trainer.seconds, 2)}
-            row |= {k: float(f"{np.mean([p[k] for p in pending]):.6g}") for k in pending[0]}
-            rows.append(row)
-            pending = []
-            bar.set_postfix(step=trainer.done, loss=row["loss"], mask=row["loss_mask"])
-            if on_log:
-                on_log(row)
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+    with _interrupts_wait() as interrupted:
+        while trainer.progress < 1:
+            pending.append(trainer.step())
+            if trainer.done % LOG_EVERY == 0 or trainer.progress >= 1:
+                row = {"step": trainer.done, "seconds": round(trainer.seconds, 2)}
+                row |= {k: float(f"{np.mean([p[k] for p in pending]):.6g}") for k in pending[0]}
+                rows.append(row)
+                pending = []
+                bar.set_postfix(step=trainer.done, loss=row["loss"], mask=row["loss_mask"])
+                if on_log:
+                    on_log(row)
+                if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    _save(trainer, out, rows)
+                    saved = time.monotonic()
+            bar.update(int(100 * min(trainer.progress, 1)) - bar.n)
+            if interrupted:
                 _save(trainer, out, rows)
-                saved = time.monotonic()
-        bar.update(int(100 * min(trainer.progress, 1)) - bar.n)
+                raise KeyboardInterrupt
     bar.close()
     _save(trainer, out, rows)
+
+
+@contextmanager
+def _interrupts_wait():
+    """Ctrl-C only fills the list that this yields, so that a step is whole and can be saved; a second one stops at
+    once. Python lets only the main thread listen; elsewhere nothing is changed.
+    """
+    asked = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def ask(*_):
+        asked.append(True)
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _save(trainer, out, rows):
@@ -244,6 +272,10 @@ def _check_resume(out, sequences, config, seed):
         changed = ", ".join(f"{k} was {old[k]}, now {new[k]}" for k in old if old[k] != new[k])
         raise InputError(
             out, f"cannot resume with other settings ({changed})", "leave them out, or start a new run"
+        )
+    if seed not in (None, info["seed"]):
+        raise InputError(
+            out, f"was begun with seed {info['seed']}, not {seed}", "leave --seed out, or start a new run"
         )
     named = [str(s.path) for s in sequences]
     if named != info["sequences"]:

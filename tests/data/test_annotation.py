@@ -329,6 +329,23 @@ def test_masks_at_odds_with_the_table(sequence, labels, refused, masks, words):
         read_weak(sequence, 0, labels.shape)
 
 
+def test_a_mask_that_reaches_outside_its_box(sequence, labels, refused):
+    sequence.weak_path.mkdir()
+    masks = np.zeros(labels.shape, np.uint16)
+    masks[2:4, 2:4, 2:4] = 3
+    tifffile.imwrite(sequence.weak_masks_path(0), masks)
+    sequence.weak_boxes_path(0).write_text(HEADER + "3,2,2,2,4,4,3.5,1,1\n")
+    read_weak(sequence, 0, labels.shape)  # half a voxel is within
+    sequence.weak_boxes_path(0).write_text(HEADER + "3,2,2,2,4,4,3,1,1\n")
+    with pytest.warns(
+        UserWarning, match=r"4 of the 8 voxels of mask 3 lie outside its box \(2, 2, 2, 4, 4, 3\)"
+    ):
+        read_weak(sequence, 0, labels.shape)
+    sequence.weak_boxes_path(0).write_text(HEADER + "3,2,2,2,3,4,3,1,1\n")
+    with refused(sequence.weak_masks_path(0), "6 of the 8 voxels", "correct the box"):
+        read_weak(sequence, 0, labels.shape)
+
+
 def test_a_failed_write_leaves_table_and_masks_as_they_were(sequence, labels, monkeypatch):
     write_weak(sequence, 0, annotate(labels, 0.2, 0), VOXEL)
     before = {file.name: file.read_bytes() for file in sequence.weak_path.iterdir()}

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +53,8 @@ def read_weak(sequence, t, shape):
     classes = np.array([row[2] for row in rows], dtype=np.int64)
     has_mask = np.array([row[3] for row in rows], dtype=bool)
     masks = _read_masks(sequence.weak_masks_path(t), ids, has_mask, shape)
+    if masks is not None:
+        _check_inside(sequence.weak_masks_path(t), masks, ids[has_mask], boxes[has_mask])
     return WeakAnnotation(ids, boxes, classes, has_mask, masks)
 
 
@@ -162,3 +165,17 @@ def _read_masks(path, ids, has_mask, shape):
         problem = f"has no voxel of mask {min(without_voxels)}, which has has_mask 1 in the table"
         raise InputError(path, problem, "draw it, or set has_mask to 0")
     return masks if present else None
+
+
+def _check_inside(path, masks, ids, boxes):
+    """A mask is used inside its box alone: say where that cuts one, and refuse one that lies mostly outside."""
+    sizes = dict(zip(*np.unique(masks, return_counts=True), strict=True))
+    for id_, box in zip(ids, boxes, strict=True):
+        low, high = np.floor(box[:3]).astype(int), np.ceil(box[3:]).astype(int)
+        part = masks[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+        outside = int(sizes[id_] - (part == id_).sum())
+        problem = f"{outside} of the {sizes[id_]} voxels of mask {id_} lie outside its box {_short(box)}"
+        if 2 * outside > sizes[id_]:
+            raise InputError(path, problem, "correct the box (order z, y, x, half-open), or the mask's id")
+        if outside:
+            warnings.warn(f"{path}: {problem} and are left out", stacklevel=4)

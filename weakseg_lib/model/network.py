@@ -11,7 +11,7 @@ from weakseg_lib.model.detector import Detector
 from weakseg_lib.model.masks import MaskHead, mask_loss, projection_loss
 from weakseg_lib.model.voxres import Backbone
 from weakseg_lib.ops.boxes import clip_boxes, cluster, decode, nms
-from weakseg_lib.ops.roi_align import roi_align_3d
+from weakseg_lib.ops.roi_align import roi_align_3d_multi
 
 
 @dataclass
@@ -75,9 +75,11 @@ class Network(nn.Module):
         self, maps: dict[int, torch.Tensor], rois: list[torch.Tensor], classes: torch.Tensor
     ) -> torch.Tensor:
         """Mask logits (K, 2s, 2s, 2s) for regions of each image, a list of (k, 6); `classes` (K,) from 1."""
-        size = self.config.roi_size
-        crops = [roi_align_3d(maps[s], rois, size, 1 / s, sampling_ratio=1) for s in self.config.roi_strides]
-        logits = self.mask_head(torch.cat(crops, 1)).float()
+        strides = self.config.roi_strides
+        crops = roi_align_3d_multi(
+            [maps[s] for s in strides], rois, self.config.roi_size, [1 / s for s in strides], sampling_ratio=1
+        )
+        logits = self.mask_head(crops).float()
         return logits[torch.arange(len(logits), device=logits.device), classes - 1]
 
     def losses(self, batch: Batch) -> dict[str, torch.Tensor]:

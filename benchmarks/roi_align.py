@@ -1,0 +1,247 @@
+"""3D RoIAlign: our backends beside grid_sample and an 8-neighbour gather, with a measured copy as the floor.
+
+    python benchmarks/roi_align.py [--quick]
+
+On a GPU the whole grid of shapes, peak memory and a picture of time against boxes; on a CPU the shapes a CPU meets.
+--quick: only the two shapes that the project's targets name. Writes roi_align_DEVICE.json, .md and .png to results/.
+"""
+
+import argparse
+import math
+import statistics
+import sys
+import time
+
+import matplotlib
+import torch
+from common import RESULTS, provenance
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from weakseg_lib import roi_align_3d
+from weakseg_lib.data.files import write_json
+from weakseg_lib.ops.roi_align_reference import Geometry
+from weakseg_lib.ops.roi_align_separable import box_side
+
+matplotlib.use("Agg")
+MAP = (16, 40, 40)
+GPU = torch.cuda.is_available()
+DEVICE = "cuda" if GPU else "cpu"
+
+
+def cases(quick: bool):
+    """(channels, boxes, bins, ratio, dtype): from the shape the targets name along one axis at a time."""
+    yield from ((64, 32, 14, ratio, torch.float32) for ratio in (1, 2))
+    if GPU:
+        yield from ((64, 512, 14, ratio, torch.float32) for ratio in (1, 2))
+    if quick:
+        return
+    yield from (
+        (64, boxes, 14, ratio, torch.float32) for boxes in (8, 128 if GPU else 64) for ratio in (1, 2)
+    )
+    yield from ((64, 32, bins, 2, torch.float32) for bins in ((7, 28) if GPU else (7,)))
+    yield (32, 32, 14, 2, torch.float32)
+    if GPU:
+        yield (128, 32, 14, 2, torch.float32)
+        for dtype in (torch.float16, torch.bfloat16):
+            yield from ((64, boxes, 14, 2, dtype) for boxes in (32, 512))
+
+
+def inputs(channels, boxes, dtype):
+    """Two maps and boxes as large as cells are on them, 5 to 14 x 8 to 20 x 8 to 20 voxels, all inside."""
+    random = torch.Generator().manual_seed(0)
+    features = torch.randn(2, channels, *MAP, generator=random).to(dtype)
+    sides = torch.rand(boxes, 3, generator=random) * torch.tensor([9.0, 12, 12]) + torch.tensor([5.0, 8, 8])
+    start = torch.rand(boxes, 3, generator=random) * (torch.tensor(MAP) - sides)
+    rois = torch.cat([torch.arange(boxes)[:, None] % 2, start, start + sides], 1)
+    features = features.to(DEVICE).contiguous(memory_format=torch.channels_last_3d)
+    return features.requires_grad_(), rois.to(DEVICE)
+
+
+def ours(backend):
+    def run(features, rois, bins, ratio):
+        return roi_align_3d(features, rois, bins, sampling_ratio=ratio, backend=backend)
+
+    return run
+
+
+def positions(rois, bins, ratio):
+    """Coordinates (3, K, bins * ratio) of the samples on each axis."""
+    geometry = Geometry((bins,) * 3, (1.0,) * 3, (ratio,) * 3, True)
+    steps = (torch.arange(bins * ratio, device=rois.device) + 0.5) / (bins * ratio)
+    sides = [box_side(rois, axis, geometry) for axis in range(3)]
+    return torch.stack([start[:, None] + length[:, None] * steps for start, length in sides])
+
+
+def pooled(samples, bins, ratio):
+    """(K, C, bins * ratio, ...) -> the mean of each bin."""
+    bin = (bins, ratio)
+    return (
+        samples.unflatten(4, bin).unflatten(3, bin).unflatten(2, bin).mean((3, 5, 7))
+        if ratio > 1
+        else samples
+    )
+
+
+def by_grid_sample(features, rois, bins, ratio):
+    """What is usually recommended: `grid_sample` on the points of all boxes of an image."""
+    out = features.new_empty(len(rois), features.shape[1], bins, bins, bins)
+    extent = torch.tensor(MAP, device=rois.device).view(3, 1, 1)
+    where = 2 * positions(rois, bins, ratio) / (extent - 1) - 1
+    n = bins * ratio
+    for image in range(len(features)):
+        mine = rois[:, 0] == image
+        z, y, x = where[:, mine]
+        k = z.shape[0]
+        axes = (x[:, None, None, :], y[:, None, :, None], z[:, :, None, None])
+        grid = torch.stack([a.expand(k, n, n, n) for a in axes], -1).reshape(1, k * n, n, n, 3)
+        found = F.grid_sample(
+            features[image : image + 1], grid.to(features.dtype), padding_mode="border", align_corners=True
+        )
+        out[mine] = pooled(found.reshape(-1, k, n, n, n).transpose(0, 1), bins, ratio)
+    return out
+
+
+def by_gather(features, rois, bins, ratio):
+    """Eight lookups a sample in plain torch, the definition taken at its word."""
+    extent = torch.tensor(MAP, device=rois.device).view(3, 1, 1)
+    where = torch.minimum(positions(rois, bins, ratio).clamp(min=0), extent - 1)
+    low = where.floor()
+    high = torch.minimum(low + 1, extent - 1)
+    weights, indices = ((low + 1 - where, where - low), (low.long(), high.long()))
+    rows = features.permute(0, 2, 3, 4, 1)
+    image = rois[:, 0].long()[:, None, None, None]
+    total = 0
+    for corner in range(8):
+        up = (corner >> 2, corner >> 1 & 1, corner & 1)
+        shapes = ((..., None, None), (slice(None), None, slice(None), None), (slice(None), None, None))
+        index = [indices[u][axis][shape] for axis, (u, shape) in enumerate(zip(up, shapes, strict=True))]
+        weight = math.prod(
+            weights[u][axis][shape] for axis, (u, shape) in enumerate(zip(up, shapes, strict=True))
+        )
+        total = total + rows[(image, *index)] * weight[..., None].to(features.dtype)
+    return pooled(total.permute(0, 4, 1, 2, 3), bins, ratio)
+
+
+WAYS = {"separable": ours("separable"), "grid_sample": by_grid_sample, "gather": by_gather}
+if GPU:
+    WAYS = {"triton": ours("triton"), "triton_direct": ours("triton_direct")} | WAYS
+
+
+def milliseconds(work) -> float:
+    """Median time; on a GPU by events, with its cache emptied before each run."""
+    if GPU:
+        import triton
+
+        return triton.testing.do_bench(work, warmup=50, rep=200, return_mode="median")
+    work()
+    times, end = [], time.perf_counter() + 2
+    while len(times) < 3 or time.perf_counter() < end:
+        began = time.perf_counter()
+        work()
+        times.append(1000 * (time.perf_counter() - began))
+    return statistics.median(times)
+
+
+def copy_bandwidth() -> float:
+    """Bytes a second, read and written, of a copy much larger than any cache."""
+    source = torch.empty(2**28 if GPU else 2**26, device=DEVICE)
+    target = torch.empty_like(source)
+    return 2 * source.numel() * 4 / (milliseconds(lambda: target.copy_(source)) / 1000)
+
+
+def measure(way, features, rois, bins, ratio) -> dict:
+    out = way(features, rois, bins, ratio)
+    grad = torch.ones_like(out)
+    if GPU:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+
+    def forward():
+        with torch.no_grad():
+            way(features, rois, bins, ratio)
+
+    def both():
+        torch.autograd.grad(way(features, rois, bins, ratio), [features], grad)
+
+    found = {"forward_ms": milliseconds(forward), "both_ms": milliseconds(both)}
+    if GPU:
+        found["peak_mib"] = (torch.cuda.max_memory_allocated() - before) / 2**20
+    return {k: round(v, 4) for k, v in found.items()}
+
+
+def run(quick: bool) -> list[dict]:
+    bandwidth = copy_bandwidth()
+    print(f"a copy moves {bandwidth / 1e9:.0f} GB/s")
+    rows = []
+    for channels, boxes, bins, ratio, dtype in tqdm(list(cases(quick)), desc="shapes"):
+        features, rois = inputs(channels, boxes, dtype)
+        moved = (features.numel() + boxes * channels * bins**3) * features.element_size()
+        row = {"channels": channels, "boxes": boxes, "bins": bins, "ratio": ratio, "dtype": str(dtype)[6:]}
+        row["floor_ms"] = round(1000 * moved / bandwidth, 4)  # backward moves as much as forward
+        wanted = WAYS["separable"](features, rois, bins, ratio)
+        for name, way in WAYS.items():
+            # Half precision: grid_sample and the gather also round coordinates or sums, ours does not.
+            allowed = 1e-3 if dtype == torch.float32 else 0.5
+            assert (way(features, rois, bins, ratio) - wanted).abs().max() < allowed, name
+            row[name] = measure(way, features, rois, bins, ratio)
+        rows.append(row)
+    return rows
+
+
+def table(rows) -> str:
+    """Milliseconds, forward / forward and backward."""
+    head = ["channels", "boxes", "bins", "ratio", "dtype", "floor_ms", *WAYS]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in rows:
+        cells = [str(row[k]) for k in head[:6]]
+        cells += [f"{row[w]['forward_ms']:.3g} / {row[w]['both_ms']:.3g}" for w in WAYS]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def picture(rows, path, device: str):
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
+    chosen = [r for r in rows if (r["channels"], r["bins"], r["ratio"], r["dtype"]) == (64, 14, 2, "float32")]
+    chosen.sort(key=lambda r: r["boxes"])
+    boxes = [r["boxes"] for r in chosen]
+    for axis, key, times in zip(axes, ("forward_ms", "both_ms"), (1, 2), strict=True):
+        for way in WAYS:
+            axis.loglog(boxes, [r[way][key] for r in chosen], "o-", label=way)
+        axis.loglog(boxes, [times * r["floor_ms"] for r in chosen], "k--", label="copy of the same bytes")
+        axis.set(xlabel="boxes", title={"forward_ms": "forward", "both_ms": "forward and backward"}[key])
+        axis.set_xticks(boxes, boxes)
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("milliseconds")
+    axes[1].legend()
+    figure.suptitle(f"64 channels, 14³ bins, 2³ samples a bin, float32, {device}")
+    figure.savefig(path, dpi=110)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    rows = run(options.quick)
+    print(table(rows))
+    record = provenance(0) | {"map": MAP, "milliseconds": rows}
+    if "triton" in sys.modules:
+        record["triton"] = sys.modules["triton"].__version__
+    name = "roi_align_" + (torch.cuda.get_device_name().replace(" ", "_") if GPU else "cpu")
+    write_json(RESULTS / f"{name}.json", record)
+    text = f"{record['device']}, {record['cpu']}, torch {record['torch']}; `{record['command']}`\n\n"
+    text += (
+        "Milliseconds, forward / forward and backward; floor: the forward's bytes at the speed of a copy.\n\n"
+    )
+    (RESULTS / f"{name}.md").write_text(text + table(rows) + "\n")
+    if not options.quick:
+        picture(rows, RESULTS / f"{name}.png", record["device"])
+
+
+if __name__ == "__main__":
+    main()
