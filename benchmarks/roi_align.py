@@ -203,7 +203,7 @@ def table(rows) -> str:
 def picture(rows, path, device: str):
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
     chosen = [r for r in rows if (r["channels"], r["bins"], r["ratio"], r["dtype"]) == (64, 14, 2, "float32")]
     chosen.sort(key=lambda r: r["boxes"])
     boxes = [r["boxes"] for r in chosen]
@@ -216,7 +216,7 @@ def picture(rows, path, device: str):
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("milliseconds")
-    axes[1].legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     figure.suptitle(f"64 channels, 14³ bins, 2³ samples a bin, float32, {device}")
     figure.savefig(path, dpi=110)
 

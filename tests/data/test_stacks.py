@@ -394,7 +394,6 @@ def test_sequence_follows_the_challenges_layout(tmp_path, image):
     assert sequence.frames == [0, 10] and sequence.name == "01"
     assert sequence.image_path(10) == tmp_path / "01/t010.tif"
     assert sequence.labels_path(10) == tmp_path / "01_GT/SEG/man_seg010.tif"
-    assert sequence.markers_path(10) == tmp_path / "01_GT/TRA/man_track010.tif"
     assert sequence.weak_boxes_path(10) == tmp_path / "01_WEAK/boxes010.csv"
     assert sequence.weak_masks_path(10) == tmp_path / "01_WEAK/mask010.tif"
     stack = sequence.read(10, with_labels=True)

@@ -141,10 +141,6 @@ class Sequence:
         """Return the path of the full instance labels of frame `t`, there or not."""
         return self._numbered(self._companion("GT") / "SEG", "man_seg", t)
 
-    def markers_path(self, t):
-        """Return the path of the markers of frame `t`, there or not."""
-        return self._numbered(self._companion("GT") / "TRA", "man_track", t)
-
     def weak_boxes_path(self, t):
         """Return the path of the weak annotation's table of frame `t`, there or not."""
         return self._numbered(self.weak_path, "boxes", t, ".csv")
