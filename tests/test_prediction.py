@@ -15,6 +15,7 @@ from weakseg_lib.evaluation import evaluate
 from weakseg_lib.model.network import Network
 from weakseg_lib.prediction import Detections, detect_stack, paste, predict, predict_stack, tiles
 from weakseg_lib.runs import load_run
+from weakseg_lib.train import fit
 
 VOXEL = (0.5, 0.25, 0.25)
 
@@ -162,8 +163,8 @@ def test_an_instance_that_others_cover_is_dropped_and_ids_stay_without_gaps(
 
 def test_a_sequence_is_predicted_and_scored(trained, tmp_path):
     out, sequence = trained
-    folders = predict(out, [sequence], tmp_path / "res", device="cpu", progress=False)
-    assert folders == [tmp_path / "res"]
+    cells = predict(out, [sequence], tmp_path / "res", device="cpu", progress=False)
+    assert list(cells) == [tmp_path / "res"] and cells[tmp_path / "res"] > 10
     assert sorted(os.listdir(tmp_path / "res")) == [
         "boxes000.csv",
         "boxes001.csv",
@@ -190,6 +191,29 @@ def test_predicting_again_gives_the_same_files(trained, tmp_path):
         first = {p.name: p.read_bytes() for p in (tmp_path / "res").iterdir()}
     predict(out, [sequence / "t000.tif"], tmp_path / "again", device="cpu", progress=False)
     assert first == {p.name: p.read_bytes() for p in (tmp_path / "again").iterdir()}
+
+
+def test_a_higher_score_leaves_fewer_cells(trained, tmp_path):
+    out, sequence = trained
+    counts = [
+        predict(out, [sequence], tmp_path / str(score), score=score, device="cpu", progress=False)[
+            tmp_path / str(score)
+        ]
+        for score in (0.05, 0.95, 1.0)
+    ]
+    assert counts[0] > counts[1] >= counts[2] == 0
+
+
+@pytest.mark.parametrize("place", ["01", "01_WEAK", "01_GT"])
+def test_a_result_never_goes_among_images_or_annotation(make_run, make_sequence, refused, place):
+    sequence = make_sequence()
+    folder = sequence.with_name(place)
+    before = {p: p.read_bytes() for p in folder.rglob("*.*")}
+    with refused(folder, "a result must not replace", "choose another folder"):
+        predict(make_run(), [sequence], folder, device="cpu", progress=False)
+    with refused(folder, "a result must not replace"):
+        fit([sequence], folder, device="cpu", progress=False)
+    assert before and before == {p: p.read_bytes() for p in folder.rglob("*.*")}
 
 
 def test_a_detector_trained_alone_writes_boxes_alone(make_run, make_sequence, tmp_path):

@@ -248,7 +248,8 @@ def test_an_interrupted_run_keeps_its_checkpoint_and_cleans_up(interrupted):
     run = train_quietly(sequence, out, resume=True)
     assert run.info["steps"] == 30 and [row["step"] for row in read_log(out)] == ["10", "20", "30"]
     done = snapshot(out)
-    assert train_quietly(sequence, out, resume=True).info == run.info  # nothing is left to do
+    with pytest.warns(UserWarning, match="is finished, nothing is left to do"):
+        assert train_quietly(sequence, out, resume=True).info == run.info
     assert snapshot(out) == done
 
 
@@ -272,7 +273,8 @@ def test_a_damaged_checkpoint_is_told(interrupted, refused):
 
 
 def test_resume_starts_what_was_never_started(make_sequence, tmp_path, tiny):
-    assert train_quietly(make_sequence(), tmp_path / "run", tiny, resume=True).info["finished"]
+    with pytest.warns(UserWarning, match="holds no run to resume, so a new one begins"):
+        assert train_quietly(make_sequence(), tmp_path / "run", tiny, resume=True).info["finished"]
 
 
 # Memory

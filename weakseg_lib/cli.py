@@ -15,7 +15,7 @@ from weakseg_lib.errors import InputError
 def main(arguments=None) -> int:
     """Run one command; `arguments` defaults to the command line's. Returns the exit status."""
     options = _parser().parse_args(arguments)
-    warnings.showwarning = lambda message, *rest: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = _warn
     try:
         if (getattr(options, "seed", None) or 0) < 0:
             raise InputError(f"--seed {options.seed}", "is negative", "give 0 or more")
@@ -27,6 +27,12 @@ def main(arguments=None) -> int:
         print("weakseg: interrupted; a training goes on from where it stopped with --resume", file=sys.stderr)
         return 130
     return 0
+
+
+def _warn(message, *_):
+    from tqdm import tqdm
+
+    tqdm.write(f"warning: {message}", file=sys.stderr)  # above a progress bar, not in it
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("inputs", nargs="+", metavar="INPUT", help="sequence folder, TIFF or OME-Zarr")
     command.add_argument("--out", required=True, metavar="DIR", help="folder for masks and boxes")
     command.add_argument("--frame", type=int, metavar="T", help="time point to take from a 4D image")
+    command.add_argument(
+        "--score", type=float, help="least score of a cell, 0 to 1 (default: chosen in training)"
+    )
     _add_device(command)
     _add_voxel_size(command)
 
@@ -145,6 +154,7 @@ def _fit(options):
         voxel_size=options.voxel_size,
     )
     info = run.info
+    hint = " (low: train longer)" if info["training_detection_f1"] < 0.5 else ""
     save_figure(plot_curves(run.folder / LOG), run.folder / "curves.png")
     if options.json:
         write_json(options.json, info)
@@ -152,7 +162,7 @@ def _fit(options):
         f"wrote {run.folder}: {info['steps']} steps in {info['seconds'] / 60:.1f} min on {info['device']}, "
         f"{info['instances']} boxes ({info['not_taught']} too small to teach) and {info['masks']} masks "
         f"in {info['stacks']} stacks; "
-        f"detection F1 on the training stacks {info['training_detection_f1']:.3f}"
+        f"detection F1 on the training stacks {info['training_detection_f1']:.3f}{hint}"
     )
 
 
@@ -179,16 +189,25 @@ def _positive(name, value):
 
 def _predict(options):
     from weakseg_lib.prediction import predict
+    from weakseg_lib.runs import read_info
 
-    for folder in predict(
+    cells = predict(
         options.trained,
         options.inputs,
         options.out,
         voxel_size=options.voxel_size,
         frame=options.frame,
+        score=options.score,
         device=options.device,
-    ):
-        print(f"wrote {folder}")
+    )
+    alone = (
+        ""
+        if read_info(Path(options.trained))["has_masks"]
+        else ", boxes alone as it was trained without masks"
+    )
+    for folder, number in cells.items():
+        hint = "" if number else " (train longer, or lower --score)"
+        print(f"wrote {folder}: {number} cells{hint}{alone}")
 
 
 def _evaluate(options):

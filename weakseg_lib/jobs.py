@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from weakseg_lib.data.files import atomic_path
+from weakseg_lib.data.files import atomic_path, check_result_folder
 from weakseg_lib.data.ome_zarr import is_zarr
 from weakseg_lib.data.stacks import Sequence, Stack, read_stack
 from weakseg_lib.errors import InputError
@@ -33,7 +33,8 @@ class Job:
 def list_jobs(inputs: list[Path], out: Path) -> list[Job]:
     """A job for every stack in `inputs`: sequence folders, TIFFs, OME-Zarrs.
 
-    Raises InputError for a missing input, and where two inputs would write the same file.
+    Raises InputError for a missing input, where two inputs would write the same file, and where they would be written
+    among images or annotation.
     """
     sequences = {path: Sequence(path) for path in inputs if path.is_dir() and not is_zarr(path)}
     names = Counter(s.name for s in sequences.values())
@@ -53,6 +54,8 @@ def list_jobs(inputs: list[Path], out: Path) -> list[Job]:
             number = f"{t:0{sequence.digits}d}"
             mask, boxes = folder / f"mask{number}.tif", folder / f"boxes{number}.csv"
             jobs.append(Job(sequence.image_path(t), mask, boxes, sequence, t))
+    for folder in {job.mask.parent for job in jobs}:
+        check_result_folder(folder)
     twice = [mask for mask, n in Counter(job.mask for job in jobs).items() if n > 1]
     if twice:
         raise InputError(

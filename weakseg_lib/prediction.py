@@ -211,22 +211,25 @@ def _check_scale(stack: Stack, working):
 
 
 def predict(
-    run_folder, inputs, out, *, voxel_size=None, frame=None, device="auto", progress=True
-) -> list[Path]:
+    run_folder, inputs, out, *, voxel_size=None, frame=None, score=None, device="auto", progress=True
+) -> dict[Path, int]:
     """Segment every stack of `inputs` and write maskTTT.tif and boxesTTT.csv, the challenge's result layout.
 
     inputs: sequence folders, TIFFs, OME-Zarrs. One sequence goes into `out` itself, several into out/01_RES, ...; an
-    image outside a sequence into mask_NAME.tif and boxes_NAME.csv. Returns the folders written to.
+    image outside a sequence into mask_NAME.tif and boxes_NAME.csv. `score`: least score of a cell, by default the one
+    chosen in training. Returns the folders written to, each with the number of cells found.
 
     Raises InputError for the first unusable input, before that stack's earlier result is touched.
     """
     run = load_run(run_folder, device)
     jobs = list_jobs([Path(i) for i in inputs], Path(out))
+    cells = dict.fromkeys(sorted({job.mask.parent for job in jobs}), 0)
     bar = tqdm(jobs, desc="segmenting", unit="stack", disable=not progress)
     for job in bar:
         stack = job.read(voxel_size, frame)
         bar.set_postfix_str(stack.name)
-        found = predict_stack(run, stack, progress=progress)
+        found = predict_stack(run, stack, score, progress=progress)
+        cells[job.mask.parent] += len(found.ids)
         if found.labels is None:
             write_boxes(job.boxes, found)
             job.mask.unlink(missing_ok=True)  # of an earlier run: it would not fit the new boxes
@@ -234,4 +237,4 @@ def predict(
         with atomic_paths(job.mask, job.boxes) as (mask, boxes):
             write_tiff(mask, found.labels, stack.voxel_size)
             write_boxes(boxes, found)
-    return sorted({job.mask.parent for job in jobs})
+    return cells

@@ -27,7 +27,7 @@ from weakseg_lib.calibrate import choose_thresholds
 from weakseg_lib.config import Config
 from weakseg_lib.data.annotation import read_weak
 from weakseg_lib.data.crops import CropSampler
-from weakseg_lib.data.files import atomic_path, write_json
+from weakseg_lib.data.files import atomic_path, check_result_folder, write_json
 from weakseg_lib.data.prepare import PreparedStack, prepare, working_voxel
 from weakseg_lib.data.stacks import Sequence
 from weakseg_lib.device import pick_device
@@ -88,11 +88,17 @@ def fit(
     if started:
         info, config, seed = _check_resume(out, sequences, config, seed)
         if info["finished"]:
+            warnings.warn(
+                f"{out}: is finished, nothing is left to do; for more steps start a new run", stacklevel=2
+            )
             return load_run(out, device.type)
         if _survey(sequences, config, seed, voxel_size, device, progress)["data"] != info["data"]:
             raise InputError(out, "its stacks or their annotation changed since it began", "start a new run")
     else:
+        if resume:
+            warnings.warn(f"{out}: holds no run to resume, so a new one begins", stacklevel=2)
         config, seed = config or Config(), seed or 0
+        check_result_folder(out)
         if not config.steps and not config.minutes:
             raise InputError("--steps", "neither steps nor minutes limit the training", "give one of them")
         info = _survey(sequences, config, seed, voxel_size, device, progress)
@@ -184,7 +190,9 @@ def _prepare_all(sequences, info, smooth, voxel_size, folder, progress) -> list[
     stacks = []
     for sequence, t in _frames(sequences, "resampling stacks", progress):
         stack = sequence.read(t, voxel_size=voxel_size)
-        annotation = read_weak(sequence, t, stack.image.shape)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # said when all was checked
+            annotation = read_weak(sequence, t, stack.image.shape)
         target = folder / f"{len(stacks):05d}"
         stacks.append(
             prepare(stack, annotation, info["working_voxel_um"], target, info["smallest_um"], smooth)
@@ -216,6 +224,7 @@ def _train(trainer: Trainer, out: Path, on_log, progress):
                     saved = time.monotonic()
             bar.update(int(100 * min(trainer.progress, 1)) - bar.n)
             if interrupted:
+                bar.close()
                 _save(trainer, out, rows)
                 raise KeyboardInterrupt
     bar.close()
@@ -225,10 +234,11 @@ def _train(trainer: Trainer, out: Path, on_log, progress):
 @contextmanager
 def _interrupts_wait():
     """Ctrl-C only fills the list that this yields, so that a step is whole and can be saved; a second one stops at
-    once. Python lets only the main thread listen; elsewhere nothing is changed.
+    once. Changed is only Python's own way of listening, which only the main thread has.
     """
     asked = []
-    if threading.current_thread() is not threading.main_thread():
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield asked
         return
 

@@ -310,6 +310,7 @@ def masks_of(labels, *ids):
     [
         (lambda labels: None, ("no such masks", "has_mask")),
         (lambda labels: masks_of(labels, 3, 6, 9), ("mask 9 has no box", "table")),
+        (lambda labels: 255 * (labels == 3), ("mask 255 has no box", "black-and-white")),
         (lambda labels: masks_of(labels, 3, 6), ("mask 6", "has_mask 0")),
         (lambda labels: masks_of(labels), ("no voxel of mask 3", "has_mask 1")),
         (lambda labels: masks_of(labels, 3)[:, :, 1:], ("(10, 8, 7)", "(10, 8, 8)")),

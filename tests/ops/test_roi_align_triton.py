@@ -14,7 +14,11 @@ triton = pytest.importorskip("triton", reason="Triton is not installed: there is
 from weakseg_lib.ops.roi_align import roi_align_3d  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu" and Version(triton.__version__) < Version("3.7") and Version(np.__version__) >= Version("2.4"):
+if (
+    DEVICE == "cpu"
+    and Version(triton.__version__) < Version("3.7")
+    and Version(np.__version__) >= Version("2.4")
+):
     pytest.skip("the interpreter of triton before 3.7 needs numpy before 2.4", allow_module_level=True)
 SHAPE = (5, 6, 7)
 BOXES = torch.tensor(

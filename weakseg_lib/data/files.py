@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,15 @@ def atomic_path(path):
         if isinstance(error, OSError) and _is_about_writing(error, path, tmp):
             raise _writing_error(error, path) from error
         raise
+
+
+def check_result_folder(folder):
+    """Raise InputError where `folder` holds what a result must not replace: images, labels or annotation."""
+    folder = Path(folder)
+    images = any(re.fullmatch(r"t\d{3,}\.tif", file.name) for file in folder.glob("t*.tif"))
+    if images or folder.name.endswith(("_GT", "_WEAK")):
+        what = "holds images" if images else "is the place of labels and annotation"
+        raise InputError(folder, f"{what}, which a result must not replace", "choose another folder")
 
 
 @contextmanager

@@ -124,7 +124,7 @@ class Sequence:
             fix = (
                 f"give a folder in it: {', '.join(inside)}"
                 if inside
-                else "name the images t000.tif, t001.tif, ..."
+                else "name the images t000.tif, t001.tif, ... (not .tiff, not t0.tif)"
             )
             raise InputError(self.path, "has no images tNNN.tif", fix)
         self.frames = sorted({int(number) for number in numbers})

@@ -91,8 +91,13 @@ def _read_rows(path, shape):
     header = [name.strip() for name in lines[0].split(",")] if lines else []
     missing = [name for name in COLUMNS if name not in header]
     if missing:
-        problem = f"the header lacks {', '.join(missing)}"
-        raise InputError(path, problem, f"its first line must be {','.join(COLUMNS)}")
+        problem, fix = f"the header lacks {', '.join(missing)}", f"its first line must be {','.join(COLUMNS)}"
+        if "score" in header:
+            problem, fix = (
+                "is a prediction, not an annotation",
+                "replace its column score by has_mask, 0 or 1",
+            )
+        raise InputError(path, problem, fix)
     rows, seen = [], {}
     for number, values in enumerate(csv.reader(lines[1:]), start=2):
         if not any(value.strip() for value in values):
@@ -155,9 +160,10 @@ def _read_masks(path, ids, has_mask, shape):
     not_announced = present - set(ids[has_mask].tolist())
     without_voxels = set(ids[has_mask].tolist()) - present
     if without_box:
-        raise InputError(
-            path, f"mask {min(without_box)} has no box", "add its line to the table, or erase it"
-        )
+        fix = "add its line to the table, or erase it"
+        if present == {255}:
+            fix = "give each masked cell the number of its box: this looks like a black-and-white mask"
+        raise InputError(path, f"mask {min(without_box)} has no box", fix)
     if not_announced:
         problem = f"holds mask {min(not_announced)}, which has has_mask 0 in the table"
         raise InputError(path, problem, "set it to 1, or erase the mask")

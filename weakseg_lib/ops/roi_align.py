@@ -16,18 +16,24 @@ where bins are about a voxel long), the output is written once. Backward: each v
 is written once; no atomic additions, no memory but the result. A direct kernel reads 8 voxels a sample, 64 a bin
 at ratio 2. Separable: also a copy of the voxels under a few boxes at a time.
 
-Measured. CPU: benchmarks/results/roi_align_cpu.md, about 20 to 30 times faster than `grid_sample` forward and 30 to
-40 with the gradient at ratio 2. GPU: not measured yet; `python benchmarks/roi_align.py` on one does it. Read from the
-compiled kernels (sm_80 to sm_90, tests/ops/test_compiled.py): at most 128 registers, no spills, 128-bit loads.
+Measured. CPU: benchmarks/results/roi_align_cpu.md, at ratio 2 and 14 bins 28 to 37 times faster than `grid_sample`
+forward and 35 to 48 with the gradient, at 7 bins 6 and 8. GPU: not measured yet; `python benchmarks/roi_align.py` on
+one does it. Read from the compiled kernels (tests/ops/test_compiled.py: sm_80 to sm_90, float32, channels last, ratio
+2): at most 128 registers, no spills, 128-bit loads; other layouts and ratio 0 take more, and some spill.
 
-What it does not do. No gradient for boxes, no rotated boxes. A NaN or an infinity under a box spreads over the box's
-bins, as 0 * inf is NaN. Coordinates of float32 boxes are exact to about 1e-7 of themselves: at -1 and at the extent,
-where a sample stops to count, backends may differ by that sample. "auto" takes float64 to the separable backend.
+What it does not do. No gradient for boxes, no rotated boxes, no forward-mode differentiation. A NaN or an infinity
+under a box spreads over the box's bins, as 0 * inf is NaN. Triton works out positions in float32: at -1 and at the
+extent, where a sample stops to count, it may decide otherwise than the other backends. "auto" takes float64 to the
+separable backend; that one, on a GPU, copies the whole map for each box of a batch, and as its sums are atomic there
+its gradient repeats bit for bit only under `torch.use_deterministic_algorithms`.
 """
 
 import importlib
+import math
 import os
 import warnings
+from collections.abc import Iterable
+from contextlib import contextmanager
 
 import torch
 
@@ -61,20 +67,19 @@ def roi_align_3d(
 
     Returns:
         (K, C, *output_size), dtype of `features`, channels last in memory if `features` are. Differentiable for
-        `features`, with a gradient that is the same bit for bit in every run; boxes get no gradient, as in
-        torchvision.
+        `features`, twice too; on a CPU and by "triton" the gradient is the same bit for bit in every run. Boxes get
+        no gradient, as in torchvision.
 
     Raises:
-        ValueError: wrong rank, box width, dtype, device, batch index, output size, sampling ratio or backend. A batch
-            index in a (K, 7) tensor on a GPU is not read, as the host would have to wait: such a box gives NaN.
+        ValueError: wrong rank, box width, dtype, device, batch index, output size, scale, sampling ratio or backend,
+            or boxes that are not finite. Boxes on a GPU are not read, as the host would have to wait: there a batch
+            index that is no image gives NaN, and no gradient.
     """
-    if features.ndim != 5 or not features.is_floating_point():
-        raise ValueError(
-            f"features must be float (N, C, D, H, W), got {features.dtype} {tuple(features.shape)}"
-        )
+    if not isinstance(features, torch.Tensor) or features.ndim != 5 or not features.is_floating_point():
+        raise ValueError(f"features must be a float tensor (N, C, D, H, W), got {_kind(features)}")
     if 0 in features.shape[2:]:
         raise ValueError(f"features must have at least one voxel an axis, got {tuple(features.shape)}")
-    rois = _as_table(boxes, len(features))
+    rois = _as_table(boxes, features.shape[0])
     if rois.device != features.device:
         raise ValueError(f"boxes are on {rois.device}, features on {features.device}: move one of them")
     if backend not in BACKENDS:
@@ -89,6 +94,8 @@ def roi_align_3d(
     ratio = _three(sampling_ratio, "sampling_ratio", int)
     if min(size) < 1:
         raise ValueError(f"output_size must be at least 1 an axis, got {size}")
+    if not all(0 < s < math.inf for s in scale):
+        raise ValueError(f"spatial_scale must be positive and finite, got {scale}")
     return torch.ops.weakseg.roi_align_3d(features, rois, size, scale, ratio, aligned, backend)
 
 
@@ -107,25 +114,38 @@ def roi_align_3d_multi(features, boxes, output_size, spatial_scales, **options) 
 
 
 def _as_table(boxes, images: int) -> torch.Tensor:
+    wanted = "boxes must be a real tensor (K, 7) or a list of (k, 6), one an image"
     if isinstance(boxes, torch.Tensor):
-        if boxes.ndim != 2 or boxes.shape[1] != 7:
-            raise ValueError(f"boxes must be (K, 7) or a list of (k, 6), got {tuple(boxes.shape)}")
+        if boxes.ndim != 2 or boxes.shape[1] != 7 or boxes.is_complex():
+            raise ValueError(f"{wanted}, got {_kind(boxes)}")
         return boxes
     if len(boxes) != images:
         raise ValueError(f"boxes must be a list of {images} tensors, one an image, got {len(boxes)}")
     for b in boxes:
-        if b.ndim != 2 or b.shape[1] != 6:
-            raise ValueError(f"boxes must be (K, 7) or a list of (k, 6), got a list with {tuple(b.shape)}")
-    return torch.cat([torch.cat([b.new_full((len(b), 1), i), b], 1) for i, b in enumerate(boxes)])
+        if not isinstance(b, torch.Tensor) or b.ndim != 2 or b.shape[1] != 6 or b.device != boxes[0].device:
+            raise ValueError(f"{wanted}, all on one device; got a list with {_kind(b)}")
+    # Half precision does not know the numbers of many images.
+    boxes = [b if b.dtype == torch.float64 else b.float() for b in boxes] or [torch.zeros(0, 6)]
+    return torch.cat([torch.cat([b.new_full((b.shape[0], 1), i), b], 1) for i, b in enumerate(boxes)])
+
+
+def _kind(value) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{value.dtype} {tuple(value.shape)} on {value.device}"
+    return type(value).__name__
 
 
 def _three(value, name: str, kind) -> list:
-    three = [value] * 3 if isinstance(value, int | float) else list(value)
-    if len(three) != 3:
-        raise ValueError(f"{name} must be one number or one an axis (z, y, x), got {value!r}")
-    if kind is int and any(v != int(v) for v in three):
-        raise ValueError(f"{name} must be whole numbers, got {value!r}")
-    return [kind(v) for v in three]
+    try:
+        three = [kind(v) for v in (value if isinstance(value, Iterable) else [value] * 3)]
+    except (TypeError, ValueError, OverflowError):
+        three = []
+    if len(three) != 3 or (
+        kind is int and three != list(value if isinstance(value, Iterable) else [value] * 3)
+    ):
+        what = "whole number" if kind is int else "number"
+        raise ValueError(f"{name} must be one {what} or one an axis (z, y, x), got {value!r}")
+    return three
 
 
 # The torch operators: registered, so that torch.compile and export take them as one node, whose output's shape they
@@ -143,6 +163,8 @@ def _forward(
     backend: str,
 ) -> torch.Tensor:
     if rois.device.type == "cpu" and len(rois):
+        if not rois.isfinite().all():
+            raise ValueError("boxes must be finite, got NaN or infinity")
         low, high = (int(v) for v in rois[:, 0].aminmax())
         if low < 0 or high >= len(features):
             raise ValueError(f"boxes: batch index out of range, {low}..{high} for {len(features)} images")
@@ -187,16 +209,30 @@ def _keep(ctx, inputs, output):
 
 
 def _gradient(ctx, grad):
+    if not ctx.needs_input_grad[0]:
+        return (None,) * 7
     (rois,) = ctx.saved_tensors
     gradient = torch.ops.weakseg.roi_align_3d_backward(grad, rois, ctx.shape, ctx.channels_last, *ctx.options)
     return gradient, *[None] * 6
 
 
+def _keep_again(ctx, inputs, output):
+    _, rois, _, _, *ctx.options = inputs
+    ctx.save_for_backward(rois)
+
+
+def _gradient_again(ctx, grad):
+    # The operator is linear in the features: the gradient of its gradient is the operator.
+    (rois,) = ctx.saved_tensors
+    return torch.ops.weakseg.roi_align_3d(grad, rois, *ctx.options), *[None] * 8
+
+
 _forward.register_autograd(_gradient, setup_context=_keep)
+_backward.register_autograd(_gradient_again, setup_context=_keep_again)
 
 
 def _output_like(features, rois, output_size):
-    return _empty(features, (len(rois), features.shape[1], *output_size), _is_channels_last(features))
+    return _empty(features, (rois.shape[0], features.shape[1], *output_size), _is_channels_last(features))
 
 
 def _empty(like, shape, channels_last: bool) -> torch.Tensor:
@@ -218,16 +254,29 @@ def _run(backend: str, direction: str, out, values, rois, geometry):
     if values.numel() == 0 or len(rois) == 0:
         out.zero_()
         return
-    # Under autocast the sums' matrix products would be made in bfloat16.
-    with torch.autocast(values.device.type, enabled=False):
+    with _exact_products(values.device.type):
         if backend == "auto":
             if _may_use_triton(values):
                 try:
                     return _function("triton", direction)(out, values, rois, geometry)
+                except torch.OutOfMemoryError:
+                    raise
                 except Exception as problem:
                     _give_up_triton(problem)
             backend = "separable"
         _function(backend, direction)(out, values, rois, geometry)
+
+
+@contextmanager
+def _exact_products(device: str):
+    """Matrix products of float32 as float32: not in bfloat16 (autocast, "medium") or TF32 ("high")."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _may_use_triton(values) -> bool:

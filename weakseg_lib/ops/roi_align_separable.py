@@ -24,7 +24,7 @@ def forward(out: torch.Tensor, features: torch.Tensor, rois: torch.Tensor, geome
     """Fill `out` (K, C, P, Q, R) from `features` (N, C, D, H, W) under `rois` (K, 7); any strides."""
     channels, (step_n, step_c, *steps) = features.shape[1], features.stride()
     last = sum((size - 1) * step for size, step in zip(features.shape, features.stride(), strict=True))
-    for batch in _batches(features, rois, geometry):
+    for batch in _batches(features, rois, geometry, float("nan")):
         z, y, x = batch.window
         # Entry i of this view is the row of x voxels that begins at element i of the features' own memory: no
         # copy of them is made, whatever their strides. What lies closer in memory, channels or voxels, is last.
@@ -54,7 +54,7 @@ def backward(out: torch.Tensor, grad: torch.Tensor, rois: torch.Tensor, geometry
         else torch.zeros_like(total, dtype=dtype, memory_format=torch.contiguous_format)
     )
     steps = (extents[1] * extents[2], extents[2], 1)
-    for batch in _batches(out, rois, geometry):
+    for batch in _batches(out, rois, geometry, 0.0):
         part = grad.permute(0, 2, 3, 4, 1)[batch.rois].to(total.dtype)
         for axis in (2, 1, 0):  # spreads over x, then y, then z
             part = _product(batch.matrices[axis].mT, part, axis)
@@ -91,9 +91,9 @@ def interpolation_matrix(
     samples = samples[:, None, None]
     sample = torch.arange(most, device=start.device, dtype=start.dtype)
     bin = torch.arange(bins, device=start.device, dtype=start.dtype)[:, None]
-    share = 1 / samples.clamp(min=1)
-    position = start[:, None, None] + (length / bins)[:, None, None] * (bin + (sample + 0.5) * share)
-    weight = ((sample < samples) & (position >= -1) & (position <= extent)) * share
+    number = samples.clamp(min=1)
+    position = start[:, None, None] + (length / bins)[:, None, None] * (bin + (sample + 0.5) / number)
+    weight = ((sample < samples) & (position >= -1) & (position <= extent)) / number
     position = position.clamp(0, extent - 1)
     low = position.floor()
     fraction = position - low
@@ -123,35 +123,39 @@ def _product(matrix: torch.Tensor, values: torch.Tensor, axis: int) -> torch.Ten
     return (matrix[(slice(None), *[None] * axis)] @ values.flatten(axis + 2)).unflatten(-1, rest)
 
 
-def _batches(features, rois, geometry: Geometry):
+def _batches(features, rois, geometry: Geometry, of_unknown: float):
     """The boxes in groups whose windows, all as large as the largest, hold about BATCH_VALUES."""
-    extents, device = features.shape[2:], features.device
-    sides = [box_side(rois.to(_dtype_of_sums(features)), axis, geometry) for axis in range(3)]
+    extents, device, dtype = features.shape[2:], features.device, _dtype_of_sums(features)
+    # In float64 where there is one: the last bit decides whether a sample at the border counts.
+    exact = torch.float32 if device.type == "mps" else torch.float64
+    sides = [box_side(rois.to(exact), axis, geometry) for axis in range(3)]
     if device.type == "cpu":
         origins, ends = zip(*map(_touched, sides, extents), strict=True)
         windows = torch.stack(ends, 1) - torch.stack(origins, 1)
         order = windows.prod(1).argsort(stable=True)
+        windows = windows[order]
     else:  # to read the sizes, the host would have to wait for the device: windows of the whole map
         origins = [torch.zeros(len(rois), dtype=torch.long, device=device)] * 3
         windows = torch.tensor(extents).expand(len(rois), 3)
-        order = torch.arange(len(rois))
+        order = torch.arange(len(rois), device=device)
     limit = BATCH_VALUES.get(device.type, BATCH_VALUES["cuda"])
-    while len(order):
-        window = windows[order].cummax(0).values
-        values = window.prod(1) * features.shape[1] * torch.arange(1, len(order) + 1)
+    first = 0
+    while first < len(order):
+        window = windows[first:].cummax(0).values
+        values = window.prod(1) * features.shape[1] * torch.arange(1, len(window) + 1)
         count = max(1, int((values <= limit).sum()))
-        some, order, window = order[:count].to(device), order[count:], window[count - 1].tolist()
+        some, window, first = order[first : first + count], window[count - 1].tolist(), first + count
         # A window begins early enough to end inside the map.
         origin = [o[some].clamp(max=e - w) for o, e, w in zip(origins, extents, window, strict=True)]
         matrices = [
-            interpolation_matrix(start[some], length[some], bins, extent, ratio, first, width)
-            for (start, length), bins, extent, ratio, first, width in zip(
+            interpolation_matrix(start[some], length[some], bins, extent, ratio, low, width).to(dtype)
+            for (start, length), bins, extent, ratio, low, width in zip(
                 sides, geometry.output_size, extents, geometry.sampling_ratio, origin, window, strict=True
             )
         ]
         image = rois[some, 0].long()
         unknown = (image < 0) | (image >= len(features))
-        matrices[0] = matrices[0].masked_fill(unknown[:, None, None], float("nan"))
+        matrices[0] = matrices[0].masked_fill(unknown[:, None, None], of_unknown)
         yield _Batch(some, image.clamp(0, len(features) - 1), window, origin, matrices)
 
 

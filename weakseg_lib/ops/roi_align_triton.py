@@ -140,6 +140,7 @@ def _weights(start, step, samples, bin, voxel, extent):
 @triton.jit
 def _whole(value, low, high):
     """floor(value) within low..high, as an integer: bounded first, a box may lie anywhere."""
+    value = tl.where(value == value, value, low)  # NaN, too, is brought inside
     return tl.minimum(tl.maximum(tl.floor(value), low), high).to(tl.int32)
 
 
@@ -265,7 +266,7 @@ def _backward(
     for first in range(0, K, BOXES):
         boxes = first + tl.arange(0, BOXES)
         rows = rois + boxes * 7
-        hit = tl.load(rows, boxes < K, -1).to(tl.int32) == n
+        hit = tl.load(rows, boxes < K, -1).to(tl.int64) == n
         hit &= _touches(rows, boxes < K, 0, SZ, ALIGNED, z, z)
         hit &= _touches(rows, boxes < K, 1, SY, ALIGNED, y0, y1)
         hit &= _touches(rows, boxes < K, 2, SX, ALIGNED, x0, x1)
