@@ -87,7 +87,7 @@ def main():
             for row in alarms:
                 print(f"  false alarm, score {row[6]:.2f}, box {row[:6].round().astype(int).tolist()}")
             shown += [(f"Emb{name} t{t:03d}", stack, labels, m, found) for m in missed if m[2] >= SMALL]
-    rows = (len(shown) + 1) // 2
+    rows = max(1, (len(shown) + 1) // 2)
     figure, axes = plt.subplots(rows, 6, figsize=(13, 2.1 * rows), layout="constrained", squeeze=False)
     for axis in axes.ravel():
         axis.axis("off")

@@ -9,7 +9,6 @@ On a GPU the whole grid of shapes, peak memory and a picture of time against box
 import argparse
 import math
 import statistics
-import sys
 import time
 
 import matplotlib
@@ -150,27 +149,33 @@ def copy_bandwidth() -> float:
     return 2 * source.numel() * 4 / (milliseconds(lambda: target.copy_(source)) / 1000)
 
 
-def measure(way, features, rois, bins, ratio) -> dict:
-    out = way(features, rois, bins, ratio)
-    grad = torch.ones_like(out)
-    if GPU:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+def measure(way, features, rois, bins, ratio) -> dict | None:
+    """Times of the forward pass, of the gradient alone, and of both; on a GPU also the memory both take. None: it
+    does not fit."""
 
     def forward():
         with torch.no_grad():
-            way(features, rois, bins, ratio)
+            return way(features, rois, bins, ratio)
 
     def both():
         torch.autograd.grad(way(features, rois, bins, ratio), [features], grad)
 
-    found = {"forward_ms": milliseconds(forward), "both_ms": milliseconds(both)}
-    if GPU:
-        found["peak_mib"] = (torch.cuda.max_memory_allocated() - before) / 2**20
-    return {k: round(v, 4) for k, v in found.items()}
+    try:
+        grad, found = torch.ones_like(forward()), {}
+        if GPU:
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            both()
+            found["peak_mib"] = (torch.cuda.max_memory_allocated() - before) / 2**20
+        found |= {"forward_ms": milliseconds(forward), "both_ms": milliseconds(both)}
+        out = way(features, rois, bins, ratio)
+        backward = milliseconds(lambda: torch.autograd.grad(out, [features], grad, retain_graph=True))
+    except torch.OutOfMemoryError:
+        return None
+    return {k: round(v, 4) for k, v in (found | {"backward_ms": backward}).items()}
 
 
-def run(quick: bool) -> list[dict]:
+def run(quick: bool, save) -> list[dict]:
     bandwidth = copy_bandwidth()
     print(f"a copy moves {bandwidth / 1e9:.0f} GB/s")
     rows = []
@@ -179,23 +184,27 @@ def run(quick: bool) -> list[dict]:
         moved = (features.numel() + boxes * channels * bins**3) * features.element_size()
         row = {"channels": channels, "boxes": boxes, "bins": bins, "ratio": ratio, "dtype": str(dtype)[6:]}
         row["floor_ms"] = round(1000 * moved / bandwidth, 4)  # backward moves as much as forward
-        wanted = WAYS["separable"](features, rois, bins, ratio)
+        wanted = WAYS["separable"](features, rois, bins, ratio).detach()
         for name, way in WAYS.items():
+            row[name] = measure(way, features, rois, bins, ratio)
             # Half precision: grid_sample and the gather also round coordinates or sums, ours does not.
             allowed = 1e-3 if dtype == torch.float32 else 0.5
-            assert (way(features, rois, bins, ratio) - wanted).abs().max() < allowed, name
-            row[name] = measure(way, features, rois, bins, ratio)
+            if row[name]:
+                assert (way(features, rois, bins, ratio).detach() - wanted).abs().max() < allowed, name
         rows.append(row)
+        save(rows)
     return rows
 
 
 def table(rows) -> str:
-    """Milliseconds, forward / forward and backward."""
+    """Milliseconds: forward / gradient / both."""
     head = ["channels", "boxes", "bins", "ratio", "dtype", "floor_ms", *WAYS]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
         cells = [str(row[k]) for k in head[:6]]
-        cells += [f"{row[w]['forward_ms']:.3g} / {row[w]['both_ms']:.3g}" for w in WAYS]
+        for found in (row[w] for w in WAYS):
+            times = found and (found["forward_ms"], found["backward_ms"], found["both_ms"])
+            cells.append(" / ".join(f"{t:.3g}" for t in times) if times else "out of memory")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -209,7 +218,7 @@ def picture(rows, path, device: str):
     boxes = [r["boxes"] for r in chosen]
     for axis, key, times in zip(axes, ("forward_ms", "both_ms"), (1, 2), strict=True):
         for way in WAYS:
-            axis.loglog(boxes, [r[way][key] for r in chosen], "o-", label=way)
+            axis.loglog(boxes, [r[way][key] if r[way] else math.nan for r in chosen], "o-", label=way)
         axis.loglog(boxes, [times * r["floor_ms"] for r in chosen], "k--", label="copy of the same bytes")
         axis.set(xlabel="boxes", title={"forward_ms": "forward", "both_ms": "forward and backward"}[key])
         axis.set_xticks(boxes, boxes)
@@ -227,18 +236,21 @@ def main():
     )
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
-    rows = run(options.quick)
-    print(table(rows))
-    record = provenance(0) | {"map": MAP, "milliseconds": rows}
-    if "triton" in sys.modules:
-        record["triton"] = sys.modules["triton"].__version__
     name = "roi_align_" + (torch.cuda.get_device_name().replace(" ", "_") if GPU else "cpu")
-    write_json(RESULTS / f"{name}.json", record)
-    text = f"{record['device']}, {record['cpu']}, torch {record['torch']}; `{record['command']}`\n\n"
-    text += (
-        "Milliseconds, forward / forward and backward; floor: the forward's bytes at the speed of a copy.\n\n"
-    )
-    (RESULTS / f"{name}.md").write_text(text + table(rows) + "\n")
+    record = provenance(0) | {"map": MAP}
+    if GPU:
+        import triton
+
+        record["triton"] = triton.__version__
+
+    def save(rows):
+        write_json(RESULTS / f"{name}.json", record | {"milliseconds": rows})
+        text = f"{record['device']}, {record['cpu']}, torch {record['torch']}; `{record['command']}`\n\n"
+        text += "Milliseconds, forward / gradient / both; floor: the bytes of one of the first at a copy's speed.\n\n"
+        (RESULTS / f"{name}.md").write_text(text + table(rows) + "\n")
+
+    rows = run(options.quick, save)
+    print(table(rows))
     if not options.quick:
         picture(rows, RESULTS / f"{name}.png", record["device"])
 

@@ -39,18 +39,19 @@ def features_of(channels=2, shape=SHAPE, dtype=torch.float64, layout=torch.conti
     return torch.tensor(values, device=DEVICE).to(dtype).contiguous(memory_format=layout)
 
 
-def both_ways(features, boxes, backend, **options):
+def both_ways(features, boxes, backend, rounded=torch.float64, **options):
     """Output, and the gradient of a fixed weighting of it."""
     leaf = features.clone().requires_grad_()
     out = roi_align_3d(leaf, boxes, backend=backend, **options)
     weights = torch.linspace(-1, 1, out.numel(), dtype=torch.float64, device=out.device)
+    weights = weights.to(rounded)  # the reference is given the numbers that half precision can hold
     (grad,) = torch.autograd.grad(out, [leaf], weights.reshape(out.shape).to(out.dtype))
     return out.detach().cpu().double(), grad.cpu().double()
 
 
 def check(backend, features, boxes, tolerance, **options):
-    wanted = both_ways(features.double(), boxes.double(), "reference", **options)
-    found = both_ways(features, boxes, backend, **options)
+    wanted = both_ways(features.double(), boxes.double(), "reference", features.dtype, **options)
+    found = both_ways(features, boxes, backend, features.dtype, **options)
     for f, w, what in zip(found, wanted, ("output", "gradient"), strict=True):
         # A gradient sums many shares: half precision rounds it by half a step of its own size.
         np.testing.assert_allclose(f, w, atol=tolerance * max(1, w.abs().max() / 2), rtol=0, err_msg=what)
@@ -75,7 +76,7 @@ def test_against_the_reference(backend, case):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float16, 4e-3), (torch.bfloat16, 8e-3)]
+    ("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float16, 4e-3), (torch.bfloat16, 4e-3)]
 )
 def test_lower_precision_channels_last(dtype, tolerance):
     features = features_of(dtype=dtype, layout=torch.channels_last_3d)

@@ -16,8 +16,8 @@ where bins are about a voxel long), the output is written once. Backward: each v
 is written once; no atomic additions, no memory but the result. A direct kernel reads 8 voxels a sample, 64 a bin
 at ratio 2. Separable: also a copy of the voxels under a few boxes at a time.
 
-Measured. CPU: benchmarks/results/roi_align_cpu.md, at ratio 2 and 14 bins 28 to 37 times faster than `grid_sample`
-forward and 35 to 48 with the gradient, at 7 bins 6 and 8. GPU: not measured yet; `python benchmarks/roi_align.py` on
+Measured. CPU: benchmarks/results/roi_align_cpu.md, at ratio 2 and 14 bins 31 to 37 times faster than `grid_sample`
+forward and 38 to 54 with the gradient, at 7 bins 7 and 10. GPU: not measured yet; `python benchmarks/roi_align.py` on
 one does it. Read from the compiled kernels (tests/ops/test_compiled.py: sm_80 to sm_90, float32, channels last, ratio
 2): at most 128 registers, no spills, 128-bit loads; other layouts and ratio 0 take more, and some spill.
 
