@@ -149,19 +149,14 @@ def _three(value, name: str, kind) -> list:
 
 
 # The torch operators: registered, so that torch.compile and export take them as one node, whose output's shape they
-# know from the fake versions.
+# know from the fake versions. Not by `custom_op`, whose first call imports the compiler: a second of every prediction.
+LIBRARY = torch.library.Library("weakseg", "DEF")
+_OPTIONS = (
+    "SymInt[] output_size, float[] spatial_scale, int[] sampling_ratio, bool aligned, str backend) -> Tensor"
+)
 
 
-@torch.library.custom_op("weakseg::roi_align_3d", mutates_args=())
-def _forward(
-    features: torch.Tensor,
-    rois: torch.Tensor,
-    output_size: list[int],
-    spatial_scale: list[float],
-    sampling_ratio: list[int],
-    aligned: bool,
-    backend: str,
-) -> torch.Tensor:
+def _forward(features, rois, output_size, spatial_scale, sampling_ratio, aligned, backend):
     if rois.device.type == "cpu" and len(rois):
         if not rois.isfinite().all():
             raise ValueError("boxes must be finite, got NaN or infinity")
@@ -169,37 +164,15 @@ def _forward(
         if low < 0 or high >= len(features):
             raise ValueError(f"boxes: batch index out of range, {low}..{high} for {len(features)} images")
     out = _output_like(features, rois, output_size)
-    _run(
-        backend, "forward", out, features, rois, Geometry(output_size, spatial_scale, sampling_ratio, aligned)
-    )
+    geometry = Geometry(output_size, spatial_scale, sampling_ratio, aligned)
+    _run(backend, "forward", out, features, rois, geometry)
     return out
 
 
-@_forward.register_fake
-def _(features, rois, output_size, spatial_scale, sampling_ratio, aligned, backend):
-    return _output_like(features, rois, output_size)
-
-
-@torch.library.custom_op("weakseg::roi_align_3d_backward", mutates_args=())
-def _backward(
-    grad: torch.Tensor,
-    rois: torch.Tensor,
-    shape: list[int],
-    channels_last: bool,
-    output_size: list[int],
-    spatial_scale: list[float],
-    sampling_ratio: list[int],
-    aligned: bool,
-    backend: str,
-) -> torch.Tensor:
+def _backward(grad, rois, shape, channels_last, output_size, spatial_scale, sampling_ratio, aligned, backend):
     out = _empty(grad, shape, channels_last)
     _run(backend, "backward", out, grad, rois, Geometry(output_size, spatial_scale, sampling_ratio, aligned))
     return out
-
-
-@_backward.register_fake
-def _(grad, rois, shape, channels_last, output_size, spatial_scale, sampling_ratio, aligned, backend):
-    return _empty(grad, shape, channels_last)
 
 
 def _keep(ctx, inputs, output):
@@ -227,8 +200,28 @@ def _gradient_again(ctx, grad):
     return torch.ops.weakseg.roi_align_3d(grad, rois, *ctx.options), *[None] * 8
 
 
-_forward.register_autograd(_gradient, setup_context=_keep)
-_backward.register_autograd(_gradient_again, setup_context=_keep_again)
+def _register(schema: str, run, fake, gradient, keep):
+    name = schema.split("(")[0]
+    LIBRARY.define(schema + _OPTIONS, tags=torch.Tag.pt2_compliant_tag)
+    LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"weakseg::{name}", fake, lib=LIBRARY)
+    torch.library.register_autograd(f"weakseg::{name}", gradient, setup_context=keep, lib=LIBRARY)
+
+
+_register(
+    "roi_align_3d(Tensor features, Tensor rois, ",
+    _forward,
+    lambda features, rois, output_size, *options: _output_like(features, rois, output_size),
+    _gradient,
+    _keep,
+)
+_register(
+    "roi_align_3d_backward(Tensor grad, Tensor rois, SymInt[] shape, bool channels_last, ",
+    _backward,
+    lambda grad, rois, shape, channels_last, *options: _empty(grad, shape, channels_last),
+    _gradient_again,
+    _keep_again,
+)
 
 
 def _output_like(features, rois, output_size):
