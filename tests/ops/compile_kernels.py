@@ -15,6 +15,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from weakseg_lib.ops import roi_align_triton as kernels
+from weakseg_lib.ops import roi_align_triton_direct as direct
 
 SIZES = dict(P=14, Q=14, R=14, SZ=0.5, SY=0.5, SX=0.5, NZ=2, NY=2, NX=2, ALIGNED=True)
 CONSTANTS = {
@@ -27,9 +28,8 @@ CONSTANTS = {
 
 def compile_kernel(name: str, capability: int, dtype: str) -> dict:
     """The kernel for channels-last tensors of 64 channels: stride 1 and multiples of 16, as at run time."""
-    kernel, constants = getattr(kernels, name), dict(CONSTANTS[name])
-    if capability < 80:
-        constants |= {"PRECISION": "ieee"} if "PRECISION" in constants else {}
+    home = direct if name == "_direct" else kernels
+    kernel, constants = getattr(home, name), dict(CONSTANTS[name])
     signature, attributes = {}, {}
     for i, argument in enumerate(kernel.arg_names):
         if argument in constants:
@@ -38,7 +38,9 @@ def compile_kernel(name: str, capability: int, dtype: str) -> dict:
             constants[argument], signature[argument] = 1, "constexpr"
         else:
             pointer = {"rois": "*fp32"}.get(argument, f"*{dtype}")
-            signature[argument] = pointer if argument in ("features", "grad", "rois", "out") else "i32"
+            signature[argument] = (
+                pointer if argument in ("features", "grad", "rois", "out", "volume", "bins") else "i32"
+            )
             if signature[argument] != "i32" or argument == "C" or "_" in argument:
                 attributes[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(

@@ -6,7 +6,8 @@ with one axis more. One function, three backends with one answer; to understand 
 
     reference   roi_align_reference.py   the definition, a loop over samples in float64
     separable   roi_align_separable.py   three matrix products a box, in torch; CPUs, and GPUs without Triton
-    triton      roi_align_triton.py      the same fused in one kernel, for NVIDIA GPUs
+    triton      roi_align_triton_direct.py   the definition as a kernel, 8 neighbours a sample ("triton_direct")
+                roi_align_triton.py      the three products fused in one kernel, for NVIDIA GPUs: the one in use
 
 What it computes. Bin (p, q, r) is the mean of its samples, each the sum of 8 voxels. Both are products of one factor
 an axis, so out[p, q, r] = sum_zyx Wz[p, z] Wy[q, y] Wx[r, x] features[z, y, x]; the gradient has the transposes.
@@ -136,13 +137,12 @@ def _kind(value) -> str:
 
 
 def _three(value, name: str, kind) -> list:
+    given = list(value) if isinstance(value, Iterable) else [value] * 3
     try:
-        three = [kind(v) for v in (value if isinstance(value, Iterable) else [value] * 3)]
+        three = [kind(v) for v in given]
     except (TypeError, ValueError, OverflowError):
         three = []
-    if len(three) != 3 or (
-        kind is int and three != list(value if isinstance(value, Iterable) else [value] * 3)
-    ):
+    if len(three) != 3 or (kind is int and three != given):
         what = "whole number" if kind is int else "number"
         raise ValueError(f"{name} must be one {what} or one an axis (z, y, x), got {value!r}")
     return three
@@ -277,9 +277,7 @@ def _may_use_triton(values) -> bool:
 
 
 def _function(backend: str, direction: str):
-    module, _, direct = backend.partition("_")
-    home = importlib.import_module(f"weakseg_lib.ops.roi_align_{module}")
-    return getattr(home, f"{direction}_{direct}" if direct else direction)
+    return getattr(importlib.import_module(f"weakseg_lib.ops.roi_align_{backend}"), direction)
 
 
 # What went wrong when "auto" tried Triton; from then on it does without.
