@@ -9,7 +9,6 @@ in results/bbbc050_misses.md.
 """
 
 import argparse
-import csv
 from pathlib import Path
 
 import matplotlib
@@ -18,24 +17,17 @@ from common import RESULTS
 
 from weakseg_lib import Sequence, boxes_of_labels, read_labels
 from weakseg_lib.measures import match_boxes
+from weakseg_lib.result_files import read_boxes
 
 matplotlib.use("Agg")
 SMALL, REACH = 200, 22  # voxels in a label; voxels around a miss that are drawn
-
-
-def read_boxes(path):
-    with open(path, newline="") as file:
-        rows = [
-            [float(r[k]) for k in ("z0", "y0", "x0", "z1", "y1", "x1", "score")] for r in csv.DictReader(file)
-        ]
-    return np.array(rows).reshape(-1, 7)
 
 
 def outcome(labels, found):
     """Missed labels as (id, box, voxels), and the rows of `found` that match none."""
     ids, boxes = boxes_of_labels(labels)
     voxels = np.bincount(labels.ravel())
-    found_hit, true_hit = (set(side.tolist()) for side in match_boxes(found[:, :6], boxes)[0].T)
+    found_hit, true_hit = (set(side.tolist()) for side in match_boxes(found, boxes)[0].T)
     missed = [(ids[j], boxes[j], voxels[ids[j]]) for j in range(len(ids)) if j not in true_hit]
     return missed, [found[i] for i in range(len(found)) if i not in found_hit]
 
@@ -79,13 +71,13 @@ def main():
         for t in sequence.frames:
             stack = sequence.read(t)
             labels = read_labels(sequence.labels_path(t), stack.image.shape)
-            found = read_boxes(options.result / f"{name}_RES" / f"boxes{t:03d}.csv")
+            _, found = read_boxes(options.result / f"{name}_RES" / f"boxes{t:03d}.csv")
             missed, alarms = outcome(labels, found)
             print(f"Emb{name} t{t:03d}: {len(missed)} missed, {len(alarms)} false alarms")
             for _, box, voxels in missed:
                 print(f"  missed, {voxels} voxels, box {box.astype(int).tolist()}")
-            for row in alarms:
-                print(f"  false alarm, score {row[6]:.2f}, box {row[:6].round().astype(int).tolist()}")
+            for box in alarms:
+                print(f"  false alarm, box {box.round().astype(int).tolist()}")
             shown += [(f"Emb{name} t{t:03d}", stack, labels, m, found) for m in missed if m[2] >= SMALL]
     rows = max(1, (len(shown) + 1) // 2)
     figure, axes = plt.subplots(rows, 6, figsize=(13, 2.1 * rows), layout="constrained", squeeze=False)

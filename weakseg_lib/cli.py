@@ -236,6 +236,9 @@ def _draw_worst(scores, options) -> Path:
     if predicted.labels is None or true.labels is None:
         raise InputError("--picture", "needs masks on both sides", "leave it out for boxes or markers alone")
     stack = read_stack(image_of_truth(pair.true.labels), options.voxel_size)
-    title = f"{pair.group or ''} {pair.frame if pair.frame is not None else ''}".strip()
+    names = (pair.group, f"t{pair.frame:03d}" if pair.frame is not None else None)
+    title = ", ".join(
+        ["/".join(filter(None, names)) or "the stack", "brightest voxel along each line of sight"]
+    )
     figure = show_outcome(stack.image, stack.voxel_size, predicted.labels, true.labels, title=title)
     return save_figure(figure, options.picture)

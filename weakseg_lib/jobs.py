@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from weakseg_lib.data.files import atomic_path, check_result_folder
+from weakseg_lib.data.files import IMAGE_NAME, atomic_path, check_result_folder
 from weakseg_lib.data.ome_zarr import is_zarr
 from weakseg_lib.data.stacks import Sequence, Stack, read_stack
 from weakseg_lib.errors import InputError
@@ -66,7 +66,7 @@ def list_jobs(inputs: list[Path], out: Path) -> list[Job]:
 
 def _file_job(path: Path, out: Path) -> Job:
     # t012.tif outside a call for its sequence still gets the challenge's name, so that `evaluate` finds its truth.
-    number = re.fullmatch(r"t(\d{3,})\.tif", path.name)
+    number = IMAGE_NAME.fullmatch(path.name)
     name = number[1] if number else "_" + re.sub(r"(\.ome)?\.(tiff?|zarr)$", "", path.name)
     return Job(path, out / f"mask{name}.tif", out / f"boxes{name}.csv")
 

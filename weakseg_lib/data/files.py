@@ -10,6 +10,7 @@ from pathlib import Path
 
 from weakseg_lib.errors import InputError
 
+IMAGE_NAME = re.compile(r"t(\d{3,})\.tif")  # of a frame of a sequence
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -38,7 +39,7 @@ def atomic_path(path):
 def check_result_folder(folder):
     """Raise InputError where `folder` holds what a result must not replace: images, labels or annotation."""
     folder = Path(folder)
-    images = any(re.fullmatch(r"t\d{3,}\.tif", file.name) for file in folder.glob("t*.tif"))
+    images = any(IMAGE_NAME.fullmatch(file.name) for file in folder.glob("t*.tif"))
     if images or folder.name.endswith(("_GT", "_WEAK")):
         what = "holds images" if images else "is the place of labels and annotation"
         raise InputError(folder, f"{what}, which a result must not replace", "choose another folder")

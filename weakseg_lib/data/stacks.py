@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from weakseg_lib.data.files import read_json
+from weakseg_lib.data.files import IMAGE_NAME, read_json
 from weakseg_lib.data.ome_zarr import is_zarr, read_ome_zarr
 from weakseg_lib.data.tiff import read_tiff, write_tiff
 from weakseg_lib.errors import InputError
@@ -117,7 +117,7 @@ class Sequence:
         self.name = self.path.name
         if not self.path.is_dir():
             raise InputError(self.path, "no such folder", "give a sequence folder like NAME/01")
-        found = (re.fullmatch(r"t(\d{3,})\.tif", file.name) for file in sorted(self.path.iterdir()))
+        found = (IMAGE_NAME.fullmatch(file.name) for file in sorted(self.path.iterdir()))
         numbers = [match[1] for match in found if match]
         if not numbers:
             inside = [folder.name for folder in sorted(self.path.glob("[0-9][0-9]")) if folder.is_dir()]
