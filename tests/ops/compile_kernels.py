@@ -17,37 +17,39 @@ from triton.compiler import ASTSource
 from weakseg_lib.ops import roi_align_triton as kernels
 from weakseg_lib.ops import roi_align_triton_direct as direct
 
-SIZES = dict(P=14, Q=14, R=14, SZ=0.5, SY=0.5, SX=0.5, NZ=2, NY=2, NX=2, ALIGNED=True)
+SIZES = dict(P=14, Q=14, R=14, SZ=0.5, SY=0.5, SX=0.5, ALIGNED=True, BLOCK=kernels.BLOCK)
 CONSTANTS = {
-    "_forward": SIZES | dict(PRECISION="tf32x3", BLOCK=kernels.BLOCK, BLOCK_C=kernels.BLOCK_C),
-    "_backward": SIZES
-    | dict(PRECISION="tf32x3", BLOCK=kernels.BLOCK, BLOCK_C=kernels.BLOCK_C, BOXES=kernels.BOXES),
-    "_direct": SIZES | dict(SCATTER=False, BLOCK=kernels.BLOCK, BLOCK_C=64),
+    "_forward": SIZES | dict(PRECISION="tf32x3"),
+    "_backward": SIZES | dict(PRECISION="tf32x3", BOXES=kernels.BOXES),
+    "_direct": SIZES | dict(SCATTER=False),
 }
+TENSORS = ("features", "grad", "rois", "out", "volume", "bins")
 
 
-def compile_kernel(name: str, capability: int, dtype: str) -> dict:
-    """The kernel for channels-last tensors of 64 channels: stride 1 and multiples of 16, as at run time."""
-    home = direct if name == "_direct" else kernels
-    kernel, constants = getattr(home, name), dict(CONSTANTS[name])
+def compile_kernel(name: str, capability: int, dtype: str, ratio: int, layout: str) -> dict:
+    """The kernel for 64 channels as at run time: the innermost stride is 1, the others are multiples of 16."""
+    kernel = getattr(direct if name == "_direct" else kernels, name)
+    last = layout == "channels_last"
+    channels = 64 if name == "_direct" else kernels.channels_of_a_tile(last)
+    constants = CONSTANTS[name] | dict(NZ=ratio, NY=ratio, NX=ratio, BLOCK_C=channels)
+    constants |= {
+        stride: 1 for stride in kernel.arg_names if re.fullmatch("._c" if last else "._[xr]", stride)
+    }
     signature, attributes = {}, {}
     for i, argument in enumerate(kernel.arg_names):
         if argument in constants:
             signature[argument] = "constexpr"
-        elif argument.endswith("_c"):
-            constants[argument], signature[argument] = 1, "constexpr"
-        else:
-            pointer = {"rois": "*fp32"}.get(argument, f"*{dtype}")
-            signature[argument] = (
-                pointer if argument in ("features", "grad", "rois", "out", "volume", "bins") else "i32"
-            )
-            if signature[argument] != "i32" or argument == "C" or "_" in argument:
-                attributes[(i,)] = [["tt.divisibility", 16]]
+            continue
+        pointer = "*fp32" if argument == "rois" else f"*{dtype}"
+        signature[argument] = pointer if argument in TENSORS else "i32"
+        if argument in TENSORS or argument == "C" or (re.match("._", argument) and last):
+            attributes[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(
         kernel, signature, {(kernel.arg_names.index(k),): v for k, v in constants.items()}, attributes
     )
     target = GPUTarget("cuda", capability, 32)
-    ptx = triton.compile(source, target=target, options={"num_warps": 8}).asm["ptx"]
+    options = dict(num_warps=8) if name == "_direct" else kernels.OPTIONS
+    ptx = triton.compile(source, target=target, options=options).asm["ptx"]
     return ptxas(ptx, capability) | {"wide_loads": len(re.findall(r"ld\.global\S*\.v4\.b32", ptx))}
 
 
@@ -68,6 +70,6 @@ def ptxas(ptx: str, capability: int) -> dict:
 if __name__ == "__main__":
     found = {}
     for case in sys.argv[1:]:
-        name, capability, dtype = case.split(":")
-        found[case] = compile_kernel(name, int(capability), dtype)
+        name, capability, dtype, ratio, layout = case.split(":")
+        found[case] = compile_kernel(name, int(capability), dtype, int(ratio), layout)
     print(json.dumps(found))

@@ -10,9 +10,25 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed: there is none for this system")
 
-KERNELS = ("_forward", "_backward", "_direct")
-CASES = [f"{kernel}:{capability}:fp32" for kernel in KERNELS for capability in (75, 80, 86, 89, 90)]
-CASES += [f"{kernel}:90:{dtype}" for kernel in KERNELS[:2] for dtype in ("fp16", "bf16")]
+# Every kernel for every GPU; then, by turns, every dtype, ratio and layout.
+CASES = [
+    f"{kernel}:{capability}:fp32:2:channels_last"
+    for kernel in ("_forward", "_backward", "_direct")
+    for capability in (75, 80, 86, 89, 90)
+]
+CASES += [
+    f"{kernel}:{case}"
+    for kernel in ("_forward", "_backward")
+    for case in (
+        "80:bf16:1:channels_last",
+        "86:fp16:0:channels_last",
+        "90:bf16:2:channels_last",
+        "80:fp32:0:contiguous",
+        "80:bf16:1:contiguous",
+        "86:fp16:0:contiguous",
+        "90:fp32:2:contiguous",
+    )
+]
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +43,13 @@ def compiled(tmp_path_factory):
 
 @pytest.mark.parametrize("case", CASES)
 def test_fits_a_gpu(compiled, case):
-    """At most 128 registers: 2 programs of 8 warps fit a multiprocessor, with none spilled to memory."""
+    """At most 128 registers: 2 programs of 8 warps fit a multiprocessor, with none spilled to memory.
+
+    The gradient of contiguous features may spill a few: a program keeps two more addresses for each of its values.
+    """
     found = compiled[case]
-    assert found["wide_loads"] > 0, "channels-last features are loaded 128 bits at a time"
+    if "channels_last" in case:
+        assert found["wide_loads"] > 0, "channels-last features are loaded 128 bits at a time"
     if ":75:" not in case:  # Triton does not promise this GPU: that it compiles is all we ask
-        assert found["spilled_bytes"] == 0 and found["registers"] <= 128, found
+        allowed = 24 if case.startswith("_backward") and "contiguous" in case else 0
+        assert found["spilled_bytes"] <= allowed and found["registers"] <= 128, found

@@ -83,16 +83,19 @@ def interpolation_matrix(
     or right of `extent` counts 0; otherwise it is clamped to the border voxels. Columns are the `window` voxels from
     `origin` (K,) on, which must hold all that the box touches; by default the whole extent.
     """
-    if ratio > 0:
-        samples, most = torch.full_like(length, float(ratio)), ratio
-    else:
-        samples = torch.ceil(length / bins).clamp(min=0)
-        most = max(1, int(samples.max())) if len(samples) else 1
-    samples = samples[:, None, None]
-    sample = torch.arange(most, device=start.device, dtype=start.dtype)
+    start, width = start[:, None, None], (length / bins)[:, None, None]
     bin = torch.arange(bins, device=start.device, dtype=start.dtype)[:, None]
+    if ratio > 0:
+        samples, most = torch.full_like(width, float(ratio)), ratio
+    else:
+        samples = torch.ceil(width).clamp(min=0)
+        # Samples are then half a voxel or more apart, so that no more than these of a bin can lie on the map.
+        most = int(min(max(1, samples.max()), 2 * extent + 6)) if len(samples) else 1
     number = samples.clamp(min=1)
-    position = start[:, None, None] + (length / bins)[:, None, None] * (bin + (sample + 0.5) / number)
+    sample = torch.arange(most, device=start.device, dtype=start.dtype)
+    if ratio <= 0:  # begin shortly before the map, where a bin begins long before it
+        sample = sample + ((-1 - start - width * bin) * number / width - 2).nan_to_num(0).floor().clamp(min=0)
+    position = start + width * (bin + (sample + 0.5) / number)
     weight = ((sample < samples) & (position >= -1) & (position <= extent)) / number
     position = position.clamp(0, extent - 1)
     low = position.floor()

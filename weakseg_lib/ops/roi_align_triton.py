@@ -21,8 +21,14 @@ from weakseg_lib.ops.roi_align_triton_direct import (
     tile_of,
 )
 
-BLOCK_C = 8  # channels of a tile: 32 bytes of float32, and a tile that leaves room in the registers
-BOXES = 128  # boxes that `_backward` looks through at a time
+BOXES = 32  # that `_backward` looks through at a time: one a lane, so that warps need not wait for each other
+PROGRAMS = 2048  # that `_forward` keeps at least, if there are as many: some seven for each place on an H100
+OPTIONS = dict(
+    num_warps=8, maxnreg=128
+)  # two programs a multiprocessor; left alone, ptxas spills to fit more
+SLACK = tl.constexpr(
+    1e-2
+)  # voxels and bins: float32 places a sample this well up to 8,000 voxels from the origin
 
 
 @triton.jit
@@ -53,12 +59,17 @@ def _voxels_of(start, step, samples, first, last, extent):
 
 @triton.jit
 def _bins_of(start, step, samples, first, last, BINS: tl.constexpr):
-    """Half-open range that holds every bin with a sample less than a voxel from voxels first..last."""
+    """Half-open range that holds every bin with a sample at most a voxel from voxels first..last."""
     # Boxes without extent have all their bins in one place; the bound keeps the division finite.
     thin = tl.abs(step * samples) < 1e-6
     wide = tl.where(thin, 1.0, step * samples)
-    a, b = (first - 1 - start) / wide, (last + 1 - start) / wide
-    low, high = _whole(tl.minimum(a, b) - 1, 0, BINS), _whole(tl.maximum(a, b) + 2, 0, BINS)
+    # A bin's first and last samples lie half a step within it; SLACK is for the rounding of positions.
+    a, b = (first - 1 - SLACK - start) / wide, (last + 1 + SLACK - start) / wide
+    margin = 0.5 / tl.maximum(samples, 1) - SLACK
+    low, high = (
+        _whole(tl.minimum(a, b) + margin, 0, BINS),
+        _whole(tl.maximum(a, b) - margin + 1, 0, BINS),
+    )
     return tl.where(thin, 0, low), tl.where(thin, BINS, high)
 
 
@@ -83,18 +94,19 @@ def _contract(weights, tile, PRECISION: tl.constexpr):
     return tl.permute(tl.reshape(product, (A, E, C)), (1, 0, 2))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "D", "H", "W", "walk"])
 def _forward(
-    features, rois, out, N, C, D, H, W,
+    features, rois, out, N, C, D, H, W, walk,
     f_n, f_c, f_z, f_y, f_x, o_k, o_c, o_p, o_q, o_r,
     P: tl.constexpr, Q: tl.constexpr, R: tl.constexpr,
     SZ: tl.constexpr, SY: tl.constexpr, SX: tl.constexpr,
     NZ: tl.constexpr, NY: tl.constexpr, NX: tl.constexpr,
     ALIGNED: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """One program: bins [q, r] x channels of one box and one p."""
+    """One program: bins [q, r] x channels of one box, for `walk` p: what neighbours read twice is still in the cache."""
     c0, pid = tile_of(tl.program_id(0), C, BLOCK_C)
-    p, pid = pid % P, pid // P
+    walks = tl.cdiv(P, walk)
+    p0, pid = pid % walks * walk, pid // walks
     r0, pid = tile_of(pid, R, BLOCK)
     q0, k = tile_of(pid, Q, BLOCK)
     c, q, r = c0 + tl.arange(0, BLOCK_C), q0 + tl.arange(0, BLOCK), r0 + tl.arange(0, BLOCK)
@@ -105,29 +117,30 @@ def _forward(
     start_z, step_z, samples_z = side(row, 0, SZ, P, NZ, ALIGNED)
     start_y, step_y, samples_y = side(row, 1, SY, Q, NY, ALIGNED)
     start_x, step_x, samples_x = side(row, 2, SX, R, NX, ALIGNED)
-    z_low, z_high = _voxels_of(start_z, step_z, samples_z, p, p, D)
     y_low, y_high = _voxels_of(start_y, step_y, samples_y, q0, tl.minimum(q0 + BLOCK, Q) - 1, H)
     x_low, x_high = _voxels_of(start_x, step_x, samples_x, r0, tl.minimum(r0 + BLOCK, R) - 1, W)
 
     dtype = step_z.dtype
-    total = tl.zeros((BLOCK, BLOCK, BLOCK_C), dtype)  # [q, r, c]
-    for x0 in range(x_low, x_high, BLOCK):
-        x = x0 + tl.arange(0, BLOCK)
-        rows = tl.zeros((BLOCK, BLOCK, BLOCK_C), dtype)  # [x, q, c]
-        for y0 in range(y_low, y_high, BLOCK):
-            y = y0 + tl.arange(0, BLOCK)
-            plane, inside = _tile(here, y, f_y, y_high, x, f_x, x_high, c, f_c, C)
-            patch = tl.zeros((BLOCK, BLOCK, BLOCK_C), dtype)  # [y, x, c]
-            for z in range(z_low, z_high):
-                weight = _weights(start_z, step_z, samples_z, p, z, D)
-                patch += weight * tl.load(plane + tl.cast(z, tl.int64) * f_z, inside, 0).to(dtype)
-            wy = _weights(start_y, step_y, samples_y, q[:, None], y[None, :], H)
-            rows += _contract(wy, patch, PRECISION)
-        wx = _weights(start_x, step_x, samples_x, r[:, None], x[None, :], W)
-        total += _contract(wx, rows, PRECISION)
-    there = out + k.to(tl.int64) * o_k + tl.cast(p, tl.int64) * o_p
-    there, inside = _tile(there, q, o_q, Q, r, o_r, R, c, o_c, C)
-    tl.store(there, tl.where(known, total, float("nan")).to(out.dtype.element_ty), inside)
+    for p in range(p0, tl.minimum(p0 + walk, P)):
+        z_low, z_high = _voxels_of(start_z, step_z, samples_z, p, p, D)
+        total = tl.zeros((BLOCK, BLOCK, BLOCK_C), dtype)  # [q, r, c]
+        for x0 in range(x_low, x_high, BLOCK):
+            x = x0 + tl.arange(0, BLOCK)
+            rows = tl.zeros((BLOCK, BLOCK, BLOCK_C), dtype)  # [x, q, c]
+            for y0 in range(y_low, y_high, BLOCK):
+                y = y0 + tl.arange(0, BLOCK)
+                plane, inside = _tile(here, y, f_y, y_high, x, f_x, x_high, c, f_c, C)
+                patch = tl.zeros((BLOCK, BLOCK, BLOCK_C), dtype)  # [y, x, c]
+                for z in range(z_low, z_high):
+                    weight = _weights(start_z, step_z, samples_z, p, z, D)
+                    patch += weight * tl.load(plane + tl.cast(z, tl.int64) * f_z, inside, 0).to(dtype)
+                wy = _weights(start_y, step_y, samples_y, q[:, None], y[None, :], H)
+                rows += _contract(wy, patch, PRECISION)
+            wx = _weights(start_x, step_x, samples_x, r[:, None], x[None, :], W)
+            total += _contract(wx, rows, PRECISION)
+        there = out + k.to(tl.int64) * o_k + tl.cast(p, tl.int64) * o_p
+        there, inside = _tile(there, q, o_q, Q, r, o_r, R, c, o_c, C)
+        tl.store(there, tl.where(known, total, float("nan")).to(out.dtype.element_ty), inside)
 
 
 @triton.jit
@@ -141,7 +154,7 @@ def _touches(
     return (tl.maximum(start, stop) >= first - 1) & (tl.minimum(start, stop) <= last + 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["K", "D", "H", "W"])
 def _backward(
     grad, rois, out, K, C, D, H, W,
     g_k, g_c, g_p, g_q, g_r, o_n, o_c, o_z, o_y, o_x,
@@ -186,8 +199,7 @@ def _backward(
                     patch = tl.zeros((BLOCK, BLOCK, BLOCK_C), dtype)  # [q, r, c]
                     for p in range(p_low, p_high):
                         weight = _weights(start_z, step_z, samples_z, p, z, D)
-                        if weight != 0:
-                            patch += weight * tl.load(plane + tl.cast(p, tl.int64) * g_p, inside, 0).to(dtype)
+                        patch += weight * tl.load(plane + tl.cast(p, tl.int64) * g_p, inside, 0).to(dtype)
                     wy = _weights(start_y, step_y, samples_y, q[None, :], y[:, None], H)
                     part += _contract(wy, patch, PRECISION)
                 wx = _weights(start_x, step_x, samples_x, r[None, :], x[:, None], W)
@@ -204,25 +216,31 @@ def _backward(
 def forward(out: torch.Tensor, features: torch.Tensor, rois: torch.Tensor, geometry: Geometry):
     """`features` (N, C, D, H, W) -> `out` (K, C, P, Q, R)."""
     p, q, r = geometry.output_size
-    programs = (
-        len(rois) * p * triton.cdiv(q, BLOCK) * triton.cdiv(r, BLOCK) * triton.cdiv(out.shape[1], BLOCK_C)
-    )
+    block_c = channels_of_a_tile(features.stride(1) == out.stride(1) == 1)
+    programs = len(rois) * triton.cdiv(q, BLOCK) * triton.cdiv(r, BLOCK) * triton.cdiv(out.shape[1], block_c)
+    walk = max(1, min(p, programs * p // PROGRAMS))
     with device_of(out):
-        _forward[(programs,)](
-            features, rois_for_sums(rois, features), out, *features.shape, *features.stride(), *out.stride(),
-            *constants(geometry), _precision(features), BLOCK, BLOCK_C, num_warps=8,
+        _forward[(programs * triton.cdiv(p, walk),)](
+            features, rois_for_sums(rois, features), out, *features.shape, walk, *features.stride(), *out.stride(),
+            *constants(geometry), _precision(features), BLOCK, block_c, **OPTIONS,
         )  # fmt: skip
 
 
 def backward(out: torch.Tensor, grad: torch.Tensor, rois: torch.Tensor, geometry: Geometry):
     """Gradient `grad` (K, C, P, Q, R) of the output -> gradient `out` (N, C, D, H, W) of the features."""
     n, c, d, h, w = out.shape
-    programs = n * d * triton.cdiv(h, BLOCK) * triton.cdiv(w, BLOCK) * triton.cdiv(c, BLOCK_C)
+    block_c = channels_of_a_tile(grad.stride(1) == out.stride(1) == 1)
+    programs = n * d * triton.cdiv(h, BLOCK) * triton.cdiv(w, BLOCK) * triton.cdiv(c, block_c)
     with device_of(out):
         _backward[(programs,)](
             grad, rois_for_sums(rois, grad), out, len(rois), c, d, h, w, *grad.stride(), *out.stride(),
-            *constants(geometry), _precision(grad), BLOCK, BLOCK_C, BOXES, num_warps=8,
+            *constants(geometry), _precision(grad), BLOCK, block_c, BOXES, **OPTIONS,
         )  # fmt: skip
+
+
+def channels_of_a_tile(together: bool) -> int:
+    """As many as leave room in the registers: addresses of channels that do not lie together take some, too."""
+    return 16 if together else 8
 
 
 def _precision(values) -> str:
