@@ -29,12 +29,17 @@ DEVICE = "cuda" if GPU else "cpu"
 
 
 def cases(quick: bool):
-    """(channels, boxes, bins, ratio, dtype): from the shape the targets name along one axis at a time."""
-    yield from ((64, 32, 14, ratio, torch.float32) for ratio in (1, 2))
-    if GPU:
-        yield from ((64, 512, 14, ratio, torch.float32) for ratio in (1, 2))
-    if quick:
-        return
+    """(channels, boxes, bins, ratio, dtype, layout): from the shape the targets name along one axis at a time."""
+    targets = [
+        (64, boxes, 14, ratio, torch.float32) for boxes in ((32, 512) if GPU else (32,)) for ratio in (1, 2)
+    ]
+    yield from ((*case, "channels last") for case in targets)
+    if not quick:
+        yield from ((*case, "contiguous") for case in targets)
+        yield from ((*case, "channels last") for case in more_cases())
+
+
+def more_cases():
     yield from (
         (64, boxes, 14, ratio, torch.float32) for boxes in (8, 128 if GPU else 64) for ratio in (1, 2)
     )
@@ -46,14 +51,16 @@ def cases(quick: bool):
             yield from ((64, boxes, 14, 2, dtype) for boxes in (32, 512))
 
 
-def inputs(channels, boxes, dtype):
+def inputs(channels, boxes, dtype, layout):
     """Two maps and boxes as large as cells are on them, 5 to 14 x 8 to 20 x 8 to 20 voxels, all inside."""
     random = torch.Generator().manual_seed(0)
     features = torch.randn(2, channels, *MAP, generator=random).to(dtype)
     sides = torch.rand(boxes, 3, generator=random) * torch.tensor([9.0, 12, 12]) + torch.tensor([5.0, 8, 8])
     start = torch.rand(boxes, 3, generator=random) * (torch.tensor(MAP) - sides)
     rois = torch.cat([torch.arange(boxes)[:, None] % 2, start, start + sides], 1)
-    features = features.to(DEVICE).contiguous(memory_format=torch.channels_last_3d)
+    if layout == "channels last":
+        features = features.contiguous(memory_format=torch.channels_last_3d)
+    features = features.to(DEVICE)
     return features.requires_grad_(), rois.to(DEVICE)
 
 
@@ -127,8 +134,11 @@ if GPU:
     WAYS = {"triton": ours("triton"), "triton_direct": ours("triton_direct")} | WAYS
 
 
-def milliseconds(work) -> float:
-    """Median time; on a GPU by events, with its cache emptied before each run."""
+def milliseconds(work, recorded=False) -> float:
+    """Median time. On a GPU with its cache emptied before each run: by events, which at a tenth of a millisecond also
+    see Python's part, or `recorded` as a CUDA graph, which do not."""
+    if recorded:
+        return milliseconds_of_graph(work)
     if GPU:
         import triton
 
@@ -142,6 +152,24 @@ def milliseconds(work) -> float:
     return statistics.median(times)
 
 
+def milliseconds_of_graph(work, repeats=20) -> float:
+    """Time of one `work` among `repeats` in a CUDA graph that empties the cache between them, less that time."""
+    cache = torch.empty(2**28, dtype=torch.int8, device=DEVICE)
+
+    def record(steps):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(repeats):
+                for step in steps:
+                    step()
+        return milliseconds(graph.replay)
+
+    for _ in range(3):
+        work()  # compiled, and its memory known, before it is recorded
+    torch.cuda.synchronize()
+    return (record([cache.zero_, work]) - record([cache.zero_])) / repeats
+
+
 def copy_bandwidth() -> float:
     """Bytes a second, read and written, of a copy much larger than any cache."""
     source = torch.empty(2**28 if GPU else 2**26, device=DEVICE)
@@ -149,9 +177,9 @@ def copy_bandwidth() -> float:
     return 2 * source.numel() * 4 / (milliseconds(lambda: target.copy_(source)) / 1000)
 
 
-def measure(way, features, rois, bins, ratio) -> dict | None:
-    """Times of the forward pass, of the gradient alone, and of both; on a GPU also the memory both take. None: it
-    does not fit."""
+def measure(way, features, rois, bins, ratio, recorded) -> dict | None:
+    """Times of the forward pass, of the gradient alone, and of both; on a GPU also the memory that both take. None: it
+    does not fit. `recorded`: as CUDA graphs, for what never waits for the device."""
 
     def forward():
         with torch.no_grad():
@@ -167,9 +195,11 @@ def measure(way, features, rois, bins, ratio) -> dict | None:
             before = torch.cuda.memory_allocated()
             both()
             found["peak_mib"] = (torch.cuda.max_memory_allocated() - before) / 2**20
-        found |= {"forward_ms": milliseconds(forward), "both_ms": milliseconds(both)}
+        found |= {"forward_ms": milliseconds(forward, recorded), "both_ms": milliseconds(both, recorded)}
         out = way(features, rois, bins, ratio)
-        backward = milliseconds(lambda: torch.autograd.grad(out, [features], grad, retain_graph=True))
+        backward = milliseconds(
+            lambda: torch.autograd.grad(out, [features], grad, retain_graph=True), recorded
+        )
     except torch.OutOfMemoryError:
         return None
     return {k: round(v, 4) for k, v in (found | {"backward_ms": backward}).items()}
@@ -179,14 +209,15 @@ def run(quick: bool, save) -> list[dict]:
     bandwidth = copy_bandwidth()
     print(f"a copy moves {bandwidth / 1e9:.0f} GB/s")
     rows = []
-    for channels, boxes, bins, ratio, dtype in tqdm(list(cases(quick)), desc="shapes"):
-        features, rois = inputs(channels, boxes, dtype)
+    for channels, boxes, bins, ratio, dtype, layout in tqdm(list(cases(quick)), desc="shapes"):
+        features, rois = inputs(channels, boxes, dtype, layout)
         moved = (features.numel() + boxes * channels * bins**3) * features.element_size()
         row = {"channels": channels, "boxes": boxes, "bins": bins, "ratio": ratio, "dtype": str(dtype)[6:]}
+        row["layout"] = layout
         row["floor_ms"] = round(1000 * moved / bandwidth, 4)  # backward moves as much as forward
         wanted = WAYS["separable"](features, rois, bins, ratio).detach()
         for name, way in WAYS.items():
-            row[name] = measure(way, features, rois, bins, ratio)
+            row[name] = measure(way, features, rois, bins, ratio, name.startswith("triton"))
             # Half precision: grid_sample and the gather also round coordinates or sums, ours does not.
             allowed = 1e-3 if dtype == torch.float32 else 0.5
             if row[name]:
@@ -198,10 +229,10 @@ def run(quick: bool, save) -> list[dict]:
 
 def table(rows) -> str:
     """Milliseconds: forward / gradient / both."""
-    head = ["channels", "boxes", "bins", "ratio", "dtype", "floor_ms", *WAYS]
+    head = ["channels", "boxes", "bins", "ratio", "dtype", "layout", "floor_ms", *WAYS]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
-        cells = [str(row[k]) for k in head[:6]]
+        cells = [str(row[k]) for k in head[:7]]
         for found in (row[w] for w in WAYS):
             times = found and (found["forward_ms"], found["backward_ms"], found["both_ms"])
             cells.append(" / ".join(f"{t:.3g}" for t in times) if times else "out of memory")
@@ -213,7 +244,8 @@ def picture(rows, path, device: str):
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
-    chosen = [r for r in rows if (r["channels"], r["bins"], r["ratio"], r["dtype"]) == (64, 14, 2, "float32")]
+    shown = {"channels": 64, "bins": 14, "ratio": 2, "dtype": "float32", "layout": "channels last"}
+    chosen = [row for row in rows if row.items() >= shown.items()]
     chosen.sort(key=lambda r: r["boxes"])
     boxes = [r["boxes"] for r in chosen]
     for axis, key, times in zip(axes, ("forward_ms", "both_ms"), (1, 2), strict=True):
@@ -226,7 +258,7 @@ def picture(rows, path, device: str):
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("milliseconds")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
-    figure.suptitle(f"64 channels, 14³ bins, 2³ samples a bin, float32, {device}")
+    figure.suptitle(f"64 channels, 14³ bins, 2³ samples a bin, float32, channels last, {device}")
     figure.savefig(path, dpi=110)
 
 

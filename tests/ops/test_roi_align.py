@@ -150,6 +150,19 @@ def test_any_box(box, size, ratio, scale, aligned):
     np.testing.assert_allclose(found, wanted, atol=1e-12, rtol=0)
 
 
+def test_a_box_of_ten_million_voxels_takes_no_more_than_the_map_holds():
+    """Adaptive samples are about a voxel apart: the millions outside the map are not made."""
+    side = torch.tensor([1e7, 3e3])
+    matrix = interpolation_matrix(-side / 2, side, bins=14, extent=40)
+    assert matrix.shape == (2, 14, 40) and matrix.isfinite().all()
+    start, length = torch.tensor([-30.25, 3.5]).double(), torch.tensor([95.5, 70.0]).double()
+    rois = torch.stack([*[torch.zeros(2)] * 3, start, *[torch.ones(2)] * 2, start + length], 1)
+    values = torch.tensor(np.random.default_rng(4).normal(size=(1, 1, 1, 1, 12)))
+    wanted, found = (roi_align_3d(values, rois, (1, 1, 5), backend=b) for b in BACKENDS)
+    np.testing.assert_allclose(found, wanted, atol=1e-12, rtol=0)
+    assert wanted.abs().max() > 0.05
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_volume_constant_along_an_axis_gives_2d_roi_align(axis):
     """Bilinear RoIAlign of a plane, worked out with numpy's one-dimensional interpolation on rows, then columns."""

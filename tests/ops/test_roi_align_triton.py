@@ -7,6 +7,8 @@ interpreter cannot show, that the kernels compile and what they take of a GPU, t
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from packaging.version import Version
 
 triton = pytest.importorskip("triton", reason="Triton is not installed: there is none for this system")
@@ -85,6 +87,82 @@ def test_lower_precision_channels_last(dtype, tolerance):
     check("triton", features, BOXES, tolerance, output_size=2)
 
 
+@pytest.mark.parametrize(("channels", "extent"), [(1, 1), (5, 2), (17, 7), (123, 2)])
+def test_odd_shapes(channels, extent):
+    shape = (extent, 8 - extent, 3)
+    boxes = [[0, 0, 0, 0, *shape], [1, -0.5, 0.25, 0.5, extent + 0.25, 7.5 - extent, 2.75]]
+    boxes = torch.tensor(boxes, dtype=torch.float64, device=DEVICE)
+    check("triton", features_of(channels, shape), boxes, 1e-12, output_size=(2, 1, 3), sampling_ratio=2)
+
+
+@given(
+    box=st.tuples(*[st.floats(-9, 9, width=32)] * 3, *[st.floats(-3, 20, width=32)] * 3),
+    size=st.tuples(st.integers(1, 2), *[st.integers(1, 4)] * 2),
+    ratio=st.tuples(*[st.integers(0, 3)] * 3),
+    scale=st.sampled_from([1.0, 0.5, 2.0]),
+    aligned=st.booleans(),
+)
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_any_box(box, size, ratio, scale, aligned):
+    """Against the separable backend, whose own test has the reference's answer; forwards and backwards."""
+    rois = torch.tensor(
+        [[0, *box[:3], *(a + s for a, s in zip(box[:3], box[3:], strict=True))]], device=DEVICE
+    )
+    options = dict(output_size=size, spatial_scale=scale, sampling_ratio=ratio, aligned=aligned)
+    features = features_of(1, (4, 3, 9))
+    found, wanted = (both_ways(features, rois.double(), b, **options) for b in ("triton", "separable"))
+    np.testing.assert_allclose(found[0], wanted[0], atol=1e-12, rtol=0)
+    np.testing.assert_allclose(found[1], wanted[1], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_volume_constant_along_an_axis_gives_2d_roi_align(axis):
+    """Bilinear RoIAlign of a plane, worked out with numpy's one-dimensional interpolation on rows, then columns."""
+    plane = np.random.default_rng(3).normal(size=(6, 8))
+    box = [0.75, 2.0, 4.5, 6.25]
+    at = [a - 0.5 + (b - a) / 4 * (np.arange(4) + 0.5) for a, b in zip(box[:2], box[2:], strict=True)]
+    columns = np.stack([np.interp(at[0], np.arange(6), plane[:, j]) for j in range(8)], 1)
+    wanted = np.stack([np.interp(at[1], np.arange(8), row) for row in columns])
+    wanted = wanted.reshape(2, 2, 2, 2).mean((1, 3))
+    volume = torch.tensor(np.repeat(np.expand_dims(plane, axis), 5, axis), device=DEVICE)[None, None]
+    rois = torch.tensor([[0, *np.insert(box[:2], axis, 1.25), *np.insert(box[2:], axis, 4.0)]], device=DEVICE)
+    found = roi_align_3d(volume, rois, 2, sampling_ratio=2, backend="triton")[0, 0].cpu()
+    for section in found.movedim(axis, 0):
+        np.testing.assert_allclose(section, wanted, atol=1e-12)
+
+
+def test_opcheck():
+    options = ([1, 2, 2], [1.0, 0.5, 1.0], [0, 2, 1], True, "triton")
+    values = features_of(1, (2, 3, 3)).requires_grad_()
+    torch.library.opcheck(torch.ops.weakseg.roi_align_3d, (values, BOXES[:2].double(), *options))
+
+
+def test_the_direct_gradient_is_refused_where_it_must_repeat():
+    """Its atomic additions come in any order, and torch was told that no such thing may run."""
+    features = features_of(1, (2, 2, 2)).requires_grad_()
+    out = roi_align_3d(features, BOXES[:1].double(), 1, sampling_ratio=1, backend="triton_direct")
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pytest.raises(RuntimeError, match="use backend 'triton'"):
+            out.sum().backward(retain_graph=True)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        with pytest.warns(UserWarning, match="use backend 'triton'"):
+            out.sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_a_program_that_walks_over_several_p_gives_the_same(monkeypatch):
+    from weakseg_lib.ops import roi_align_triton
+
+    features = features_of(dtype=torch.float32)
+    found = []
+    for programs in (1, 2048):  # one program takes all p of a box; one program each
+        monkeypatch.setattr(roi_align_triton, "PROGRAMS", programs)
+        found.append(roi_align_3d(features, BOXES, (3, 2, 2), sampling_ratio=2, backend="triton"))
+    assert torch.equal(*found)
+
+
 def test_more_than_one_tile_of_everything():
     """17 channels, 18 bins, and boxes and maps of more than 16 voxels on the axes that are cut into tiles."""
     boxes = torch.tensor([[1.0, 0, -1, 2, 2, 19, 21], [1, 0.5, 3, 3, 1.5, 7, 6]], device=DEVICE)
@@ -94,7 +172,7 @@ def test_more_than_one_tile_of_everything():
 
 
 def test_boxes_of_more_than_one_round_of_the_search():
-    """`_backward` looks through 128 boxes at a time; the order of the list, and what lies elsewhere, do not matter."""
+    """`_backward` looks through 32 boxes at a time; the order of the list, and what lies elsewhere, do not matter."""
     far = torch.tensor([[0.0, 50, 50, 50, 55, 55, 55]], device=DEVICE).expand(130, 7)
     near = torch.tensor([[0.0, 0, 0, 0, 2, 2, 2], [1, 0, 0, 0, 2, 2, 2]], device=DEVICE)
     boxes = torch.cat([near, far, near + torch.tensor([0, 0.5, 0, 0.5, 0.5, 0, 0.5], device=DEVICE)])

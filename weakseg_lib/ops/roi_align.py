@@ -13,20 +13,22 @@ What it computes. Bin (p, q, r) is the mean of its samples, each the sum of 8 vo
 an axis, so out[p, q, r] = sum_zyx Wz[p, z] Wy[q, y] Wx[r, x] features[z, y, x]; the gradient has the transposes.
 
 What it moves. Triton, forward: the voxels under a box are read once for each p that touches them (two to three times
-where bins are about a voxel long), the output is written once. Backward: each voxel reads the bins that touch it and
-is written once; no atomic additions, no memory but the result. A direct kernel reads 8 voxels a sample, 64 a bin
-at ratio 2. Separable: also a copy of the voxels under a few boxes at a time.
+where bins are about a voxel long, of which all but one find them in the cache of a program that walks over several
+p), the output is written once. Backward: each voxel reads the bins that touch it and is written once; no atomic
+additions, no memory but the result. A direct kernel reads 8 voxels a sample, 64 a bin at ratio 2, and adds as many
+times on the way back. Separable: also a copy of the voxels under a few boxes at a time.
 
 Measured. CPU: benchmarks/results/roi_align_cpu.md, at ratio 2 and 14 bins 31 to 37 times faster than `grid_sample`
 forward and 38 to 54 with the gradient, at 7 bins 7 and 10. GPU: not measured yet; `python benchmarks/roi_align.py` on
-one does it. Read from the compiled kernels (tests/ops/test_compiled.py: sm_80 to sm_90, float32, channels last, ratio
-2): at most 128 registers, no spills, 128-bit loads; other layouts and ratio 0 take more, and some spill.
+one does it. Read from the compiled kernels (tests/ops/test_compiled.py: sm_80 to sm_90, every dtype, ratio and
+layout): at most 128 registers and no spills, but up to 24 bytes in the gradient of contiguous features; 128-bit loads
+where features are channels last.
 
 What it does not do. No gradient for boxes, no rotated boxes, no forward-mode differentiation. A NaN or an infinity
 under a box spreads over the box's bins, as 0 * inf is NaN. Triton works out positions in float32: at -1 and at the
 extent, where a sample stops to count, it may decide otherwise than the other backends. "auto" takes float64 to the
 separable backend; that one, on a GPU, copies the whole map for each box of a batch, and as its sums are atomic there
-its gradient repeats bit for bit only under `torch.use_deterministic_algorithms`.
+its gradient repeats bit for bit only under `torch.use_deterministic_algorithms`, where "triton_direct" refuses to run.
 """
 
 import importlib

@@ -103,7 +103,7 @@ def _forward(
     NZ: tl.constexpr, NY: tl.constexpr, NX: tl.constexpr,
     ALIGNED: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """One program: bins [q, r] x channels of one box, for `walk` p: what neighbours read twice is still in the cache."""
+    """One program: bins [q, r] x channels of one box, for `walk` p: what two of them read is still in the cache."""
     c0, pid = tile_of(tl.program_id(0), C, BLOCK_C)
     walks = tl.cdiv(P, walk)
     p0, pid = pid % walks * walk, pid // walks

@@ -4,6 +4,7 @@ It is there to be read and to be compared with: roi_align_triton.py, which is us
 """
 
 import contextlib
+import warnings
 
 import torch
 import triton
@@ -133,6 +134,13 @@ def forward(out: torch.Tensor, features: torch.Tensor, rois: torch.Tensor, geome
 
 def backward(out: torch.Tensor, grad: torch.Tensor, rois: torch.Tensor, geometry: Geometry):
     """Gradient `grad` (K, C, P, Q, R) of the output -> gradient `out` (N, C, D, H, W) of the features."""
+    if torch.are_deterministic_algorithms_enabled():
+        problem = (
+            "the gradient of 'triton_direct' sums by atomic additions, in any order: use backend 'triton'"
+        )
+        if not torch.is_deterministic_algorithms_warn_only_enabled():
+            raise RuntimeError(problem)
+        warnings.warn(problem, stacklevel=2)
     total = torch.zeros_like(out, dtype=rois_for_sums(rois, grad).dtype)
     _launch(total, grad, rois, geometry, scatter=True)
     out.copy_(total)
