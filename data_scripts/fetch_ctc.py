@@ -30,10 +30,11 @@ from weakseg_lib.errors import InputError
 SERVER = "https://data.celltrackingchallenge.net/training-datasets"
 TERMS = """\
 {name}: {about}
-From the Cell Tracking Challenge, https://celltrackingchallenge.net/3d-datasets, on its terms, in short: cite and
-acknowledge the challenge in what you publish; for public use other than the challenge itself, ask the providers
-whom it names there for permission; for commercial use, ask them and the organisers; do not pass the data on.
-Please cite: {cite}"""
+From the Cell Tracking Challenge, on its terms: https://celltrackingchallenge.net/datasets. In short: cite and
+acknowledge it in what you publish; for public use other than the challenge itself, ask the providers of the
+data, whom it names there, for permission; for commercial use, ask them and the organisers; do not pass the data on.
+Please cite:
+  {cite}"""
 CITE = [
     "Ulman et al., Nat Methods 14:1141 (2017), doi 10.1038/nmeth.4473",
     "Cell Tracking Challenge, https://celltrackingchallenge.net",
@@ -84,14 +85,13 @@ def main(argv=None):
     parser.add_argument("--from", dest="source", type=Path, metavar="ZIP", help="an archive you have already")
     args = parser.parse_args(argv)
     dataset = DATASETS[args.name]
-    print(TERMS.format(name=args.name, about=dataset.about, cite="; ".join(CITE)))
+    print(TERMS.format(name=args.name, about=dataset.about, cite="\n  ".join(CITE)), flush=True)
     try:
         frames = dataset.needed if args.needed else parse_frames(args.frames) if args.frames else None
         if args.needed and frames is None:
             print("The experiments use all of this set.")
         folder = fetch(args.name, args.out, frames, args.source)
-        for line in describe(folder, dataset.voxel_size):
-            print(line)
+        print(*describe(folder, dataset.voxel_size), sep="\n")
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

@@ -309,11 +309,15 @@ def test_a_damaged_member_is_named_and_the_others_stay(serve, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "evil", ["../evil.tif", f"{SIM}/../../evil.tif", "/tmp/evil.tif", f"{SIM}/01/..", "C:/evil"]
+    "evil", ["../evil.tif", f"{SIM}/../../evil.tif", "{tmp}/evil.tif", f"{SIM}/01/..", "C:/evil"]
 )
 def test_no_member_leaves_the_folder(serve, tmp_path, evil):
     files = files_of_set(SIM)
-    serve(SIM, files | {evil: b"evil", f"{SIM}\\..\\evil": b"evil", "__MACOSX/01/t000.tif": b"evil"})
+    serve(
+        SIM,
+        files
+        | {evil.format(tmp=tmp_path): b"evil", f"{SIM}\\..\\evil": b"evil", "__MACOSX/01/t000.tif": b"evil"},
+    )
     out = tmp_path / "a/b"
     assert main([SIM, "--out", str(out)]) == 0
     assert tree(out) == files
