@@ -6,7 +6,8 @@
     python data_scripts/fetch_ctc.py Fluo-N3DH-CE --from Fluo-N3DH-CE.zip
 
 Files keep the names that the challenge gave them: 01/t000.tif, 01_GT/SEG/man_seg000.tif, and so on; a
-dataset.json with the voxel size is added. Stopped at any point, it goes on from there when run again.
+dataset.json with the voxel size is added. Stopped at any point, it goes on from there when run again. The whole
+archive stays in data/archives; remove it when you have what you want.
 """
 
 import argparse
@@ -139,13 +140,10 @@ def fetch(name, out, frames=None, source=None):
         source = download(url, kept, dataset.sha256)
     else:
         print(
-            "Only parts of the archive are downloaded, so its sha256 cannot be checked; the CRC of each file is."
+            "Only parts of the archive are downloaded: instead of its sha256, the CRC of each file is checked."
         )
-    with (
-        open_zip(source, source, "remove it and run again")
-        if source
-        else open_remote(url, dataset) as archive
-    ):
+    parts = open_zip(source, source, "remove it and run again") if source else open_remote(url, dataset)
+    with parts as archive:
         members = choose(archive, name, frames, source or url)
         check_free_space(out, lacking(members, out) + SPARE)
         write_json(

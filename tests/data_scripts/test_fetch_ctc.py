@@ -147,7 +147,7 @@ def test_some_frames_by_their_bytes(serve, tmp_path, capsys):
     wanted += [f"{SIM}/{sequence}_GT/TRA/man_track.txt" for sequence in FRAMES]
     assert tree(tmp_path) == {name: files_of_set(SIM)[name] for name in wanted}
     assert asked(server) < 0.6 * len(server.content)
-    assert "sha256 cannot be checked" in capsys.readouterr().out
+    assert "instead of its sha256, the CRC of each file" in capsys.readouterr().out
     assert not (tmp_path / "archives").exists()
 
 
