@@ -26,7 +26,7 @@ class _Restart(Exception):
     """What has arrived so far does not belong to the file the server has now."""
 
 
-class _TryAgain(Exception):
+class TryAgain(Exception):
     """The transfer failed in a way that may pass."""
 
 
@@ -42,7 +42,7 @@ def download(url, path, sha256, tries=5, wait=1.0):
     is wrong (the file is then removed).
     """
     path = Path(path)
-    if _sha256(path) == sha256:
+    if hash_of(path) == sha256:
         return path
     part = path.with_name(path.name + ".part")
     with _disk_errors(part):
@@ -57,17 +57,15 @@ def download(url, path, sha256, tries=5, wait=1.0):
             failures += 1
             if failures >= tries:
                 raise InputError(url, str(reason), RUN_AGAIN) from reason
-        except _TryAgain as reason:
+        except TryAgain as reason:
             failures = failures + 1 if _size(part) <= most else 0
             most = max(most, _size(part))
-            if failures and _sha256(part) == sha256:
+            if failures and hash_of(part) == sha256:
                 break  # all is there: the server promises more bytes than the file has
             if failures >= tries:
                 raise InputError(url, f"gave up after {tries} attempts ({reason})", RUN_AGAIN) from reason
-            pause = wait * 2**failures
-            tqdm.write(f"{reason}; trying again in {pause:g} s", file=sys.stderr)
-            time.sleep(pause)
-    found = _sha256(part)
+            pause(reason, wait * 2**failures)
+    found = hash_of(part)
     if found != sha256:
         _forget(part)
         problem = f"the file has sha256 {found} and not {sha256}, it was removed"
@@ -87,6 +85,35 @@ def check_free_space(folder, needed):
         raise InputError(folder, problem, "free some space or choose another folder with `--out`")
 
 
+@contextmanager
+def network_errors(url):
+    """Turn what goes wrong on the way to `url` into TryAgain, or InputError where no repeat can help."""
+    try:
+        yield
+    except urllib.error.HTTPError as error:
+        if error.code == 429 or error.code >= 500:
+            raise TryAgain(f"the server answers {error.code} {error.reason}") from error
+        fix = "check the address, or download the file by hand and give it with `--from`"
+        raise InputError(url, f"the server answers {error.code} {error.reason}", fix) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise TryAgain(f"no connection ({error})") from error
+
+
+def content_range(response):
+    """Return the first byte of a partial answer and the size of the whole file (int, int or None).
+
+    None instead of both where the answer does not say which part it is.
+    """
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+    return match and (int(match[1]), int(match[2]) if match[2] != "*" else None)
+
+
+def pause(reason, seconds):
+    """Say why a transfer failed, and wait."""
+    tqdm.write(f"{reason}; trying again in {seconds:g} s", file=sys.stderr)
+    time.sleep(seconds)
+
+
 def _transfer(url, part):
     """Append to `part` what it lacks. Returns when the server says that it is all there."""
     have = _size(part)
@@ -96,25 +123,21 @@ def _transfer(url, part):
         request.add_header("Range", f"bytes={have}-")
         if tag_file.is_file():
             request.add_header("If-Range", tag_file.read_text())
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-            have, total = _start_and_total(response, have)
-            if have == 0:
-                _remember_tag(tag_file, response)
-            if total is not None:
-                check_free_space(part.parent, total - have + SPARE)
-            _append(response, part, have, total)
-    except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing after byte `have`: complete, or the file became shorter
-            if error.headers.get("Content-Range", "").strip() == f"bytes */{have}":
-                return
-            raise _Restart("the file on the server changed") from error
-        if error.code == 429 or error.code >= 500:
-            raise _TryAgain(f"the server answers {error.code} {error.reason}") from error
-        fix = "check the address, or download the file by hand and give it with `--from`"
-        raise InputError(url, f"the server answers {error.code} {error.reason}", fix) from error
-    except (OSError, http.client.HTTPException) as error:
-        raise _TryAgain(f"no connection ({error})") from error
+    with network_errors(url):
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+                have, total = _start_and_total(response, have)
+                if have == 0:
+                    _remember_tag(tag_file, response)
+                if total is not None:
+                    check_free_space(part.parent, total - have + SPARE)
+                _append(response, part, have, total)
+        except urllib.error.HTTPError as error:
+            if error.code != 416:
+                raise
+            # Nothing after byte `have`: complete, or the file became shorter.
+            if error.headers.get("Content-Range", "").strip() != f"bytes */{have}":
+                raise _Restart("the file on the server changed") from error
 
 
 def _start_and_total(response, have):
@@ -122,10 +145,10 @@ def _start_and_total(response, have):
     length = response.headers.get("Content-Length", "")
     if response.status != 206:
         return 0, int(length) if length.isdigit() else None
-    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-    if not match or int(match[1]) != have:
+    found = content_range(response)
+    if not found or found[0] != have:
         raise _Restart("the server sends another part of the file than it was asked for")
-    return have, int(match[2]) if match[2] != "*" else None
+    return found
 
 
 def _append(response, part, have, total):
@@ -140,7 +163,7 @@ def _append(response, part, have, total):
             have += len(block)
     # http.client ends quietly when the connection breaks between two reads.
     if total is not None and have < total:
-        raise _TryAgain(f"the connection ended after {_megabytes(have)} of {_megabytes(total)}")
+        raise TryAgain(f"the connection ended after {_megabytes(have)} of {_megabytes(total)}")
 
 
 @contextmanager
@@ -180,7 +203,8 @@ def _size(part):
     return part.stat().st_size if part.is_file() else 0
 
 
-def _sha256(path):
+def hash_of(path):
+    """Return the sha256 of a file (hex string), None where there is none."""
     if not path.is_file():
         return None
     with open(path, "rb") as file:

@@ -15,14 +15,13 @@ import argparse
 import re
 import shutil
 import sys
-import zipfile
-import zlib
 from pathlib import Path
 
 from download import check_free_space, download
 from tqdm import tqdm
+from unzip import extract, open_zip
 
-from weakseg_lib.data.files import atomic_path, write_json
+from weakseg_lib.data.files import write_json
 from weakseg_lib.data.stacks import check_labels, frame_name, write_tiff
 from weakseg_lib.data.tiff import read_tiff
 from weakseg_lib.errors import InputError
@@ -95,17 +94,10 @@ def fetch(out, archives=None):
 
 def unpack(archive, folder):
     """Write the volumes in a zip archive to FOLDER/SPLIT/KIND, and skip those that are there."""
-    try:
-        with zipfile.ZipFile(archive) as contents:
-            wanted = [info for info in contents.infolist() if _place(info.filename)[1]]
-            for info in tqdm(wanted, desc=f"unpacking {archive.name}", unit="file", leave=False):
-                target = folder.joinpath(*_place(info.filename), info.filename.rpartition("/")[2])
-                if target.is_file() and target.stat().st_size == info.file_size:
-                    continue
-                with contents.open(info) as source, atomic_path(target) as tmp, open(tmp, "wb") as file:
-                    shutil.copyfileobj(source, file)
-    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
-        raise InputError(archive, f"is a damaged archive ({error})", "remove it and run again") from error
+    with open_zip(archive, archive, "remove it and run again") as contents:
+        wanted = [info for info in contents.infolist() if _place(info.filename)[1]]
+        for info in tqdm(wanted, desc=f"unpacking {archive.name}", unit="file", leave=False):
+            extract(contents, info, folder.joinpath(*_place(info.filename), info.filename.rpartition("/")[2]))
 
 
 def lay_out(source, out):

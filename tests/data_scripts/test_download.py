@@ -3,8 +3,6 @@
 import collections
 import errno
 import hashlib
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import download as download_module
 import numpy as np
@@ -17,58 +15,10 @@ CONTENT = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Answers as `server.behaviour` says: a dict that may have
-
-    content, etag: what there is. ranges: False ignores the Range header. wrong_part: True answers a Range
-    with other bytes. cut: bytes after which request number i breaks off. promise: bytes by which
-    Content-Length is too large (negative: too small). status: number to answer request i with instead.
-    """
-
-    def do_GET(self):
-        behaviour, requests = self.server.behaviour, self.server.requests
-        requests.append(self.headers.get("Range"))
-        number = len(requests) - 1
-        if number in behaviour.get("status", {}):
-            return self.send_error(behaviour["status"][number])
-        content, etag = behaviour.get("content", CONTENT), behaviour.get("etag", '"one"')
-        start = 0
-        wanted = self.headers.get("Range")
-        if wanted and behaviour.get("ranges", True) and self.headers.get("If-Range", etag) == etag:
-            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
-            if start >= len(content):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(content)}")
-                self.send_header("Content-Length", "0")
-                return self.end_headers()
-        promised = len(content) + behaviour.get("promise", 0)
-        self.send_response(206 if start else 200)
-        if start:
-            first = 0 if behaviour.get("wrong_part") else start
-            self.send_header("Content-Range", f"bytes {first}-{promised - 1}/{promised}")
-        self.send_header("Content-Length", str(promised - start))
-        if etag:
-            self.send_header("ETag", etag)
-        self.end_headers()
-        stop = start + behaviour.get("cut", {}).get(number, len(content))
-        self.wfile.write(content[start:stop])
-
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.behaviour, server.requests = {}, collections.deque()
-    server.url = f"http://127.0.0.1:{server.server_port}/file.zip"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def server(server):
+    server.content = CONTENT
+    return server
 
 
 def fetch(server, path, **options):
