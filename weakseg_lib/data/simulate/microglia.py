@@ -80,35 +80,36 @@ def image_of_trees(trees, settings, rng) -> tuple[np.ndarray, np.ndarray]:
     return settings.microscope.image(photons, settings.voxel_size, rng), labels
 
 
-def microglia_stacks(group, settings=None, seed=0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Endless stacks of one group, as `microglia_stack` makes them. Stack t is the same however many are taken."""
-    for t in itertools.count():
-        yield microglia_stack(
-            settings, np.random.default_rng(np.random.SeedSequence((seed, group), spawn_key=(t,)))
-        )
+def microglia_stacks(group, settings=None, seed=0, windows=None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Stacks of one group, as `microglia_stack` makes them: endless, or one of each of `windows` (lists of `Tree`s).
+
+    Stack t is the same however many are taken.
+    """
+    settings = settings or microglia_settings()
+    for t in itertools.count() if windows is None else range(len(windows)):
+        rng = np.random.default_rng(np.random.SeedSequence((seed, group), spawn_key=(t,)))
+        yield microglia_stack(settings, rng) if windows is None else image_of_trees(windows[t], settings, rng)
 
 
 def simulate_microglia(out, stacks=None, size="laptop", seed=0, progress=True, swc=None) -> list[Path]:
     """Write a data set in the Cell Tracking Challenge layout; returns [OUT/01, OUT/02] (training, test).
 
     stacks: in each group (default: 10 and 4, the paper's). Sizes: "laptop" 32x160x160 at (1, 0.5, 0.5) um,
-    "paper" 64x512x512 at (0.5, 0.25, 0.25) um. swc: tracings of real cells to draw instead (`swc.swc_groups`).
+    "paper" 64x512x512 at (0.5, 0.25, 0.25) um. swc: paths of real tracings to draw instead, the last for the
+    test (`swc.swc_windows`; default: all their stacks; voxel sizes: `swc.swc_settings`).
     Raises InputError for an unknown size, for damaged tracings, and as `write_dataset` does.
     """
-    settings = microglia_settings(size)
+    settings, windows, about = microglia_settings(size), dict.fromkeys(STACKS), None
     if swc:
-        from weakseg_lib.data.simulate.swc import swc_groups, swc_settings
+        from weakseg_lib.data.simulate.swc import swc_settings, swc_windows
 
-        settings = swc_settings(size)
-        groups = swc_groups(swc, settings, seed, stacks)
-        about = {"source": "SWC tracings: " + ", ".join(Path(path).name for path in swc)}
-        stacks = {group: len(frames) for group, frames in groups.items()}
-    else:
-        groups, about = {group: microglia_stacks(group, settings, seed) for group in STACKS}, None
-        stacks = STACKS if stacks is None else stacks
-    return write_dataset(
-        out, "microglia", groups, settings.voxel_size, stacks, seed, size, progress, about=about
-    )
+        settings, about = swc_settings(size), {"swc": [Path(path).name for path in swc]}
+        windows = swc_windows(swc, settings, stacks)
+    if stacks is None:
+        stacks = {group: len(found) for group, found in windows.items()} if swc else STACKS
+    groups = {group: microglia_stacks(group, settings, seed, found) for group, found in windows.items()}
+    voxel = settings.voxel_size
+    return write_dataset(out, "microglia", groups, voxel, stacks, seed, size, progress, about=about)
 
 
 def _territories(settings, rng) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -1,9 +1,9 @@
 """Cells that are trees: a soma with branching processes, drawn as labels and light. Lengths in um, (z, y, x).
 
 A process is a chain of balls along its skeleton. Thin ones are finer than a voxel, and a voxel grid would tear
-them. So a label's process is at least half a voxel's diagonal thick (in radius): then it holds the voxel of
-every point of the skeleton, and those follow each other without a gap (26-connected). The light isn't
-thickened: it is spread over the thicker process, so that a thin process is dim.
+them. So in labels a process has at least half a voxel's diagonal as its radius: every ball then holds the voxel
+that its middle is in, and these follow each other without a gap (26-connected). The light isn't thickened: it
+is spread over the thicker process, so that a thin process is dim.
 """
 
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ def draw_trees(trees, brightness, shape, voxel_size) -> tuple[np.ndarray, np.nda
 
 def _draw_one(tree, shape, voxel):
     """The box (slices) around a cell, and in it: depth (um, <= 0 inside, else inf) and the share of light."""
-    centres, radii = tree.balls(voxel.min())
+    centres, radii = tree.balls(voxel.min())  # so the next is in the same voxel or in one beside it
     thick = np.maximum(radii, np.linalg.norm(voxel) / 2)
     filled = (radii / thick) ** 2  # a cross-section's share
     half = np.ceil(thick[:, None] / voxel).astype(int)  # of the window around a ball, voxels
