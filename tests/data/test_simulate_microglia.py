@@ -163,7 +163,7 @@ def test_taper_is_exponential_in_the_way():
     step = np.linalg.norm(cell.points - cell.points[cell.parents], axis=1)
     later = cell.parents > 0
     ratio = cell.radii[later] / cell.radii[cell.parents[later]]
-    assert ratio == pytest.approx(np.exp(-1.5 * step[later] / 12.5))
+    assert ratio == pytest.approx(np.exp(-1.5 * step[later] / 12))
 
 
 # ---------------------------------------------------------------- stacks

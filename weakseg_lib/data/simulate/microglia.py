@@ -29,10 +29,10 @@ class MicrogliaSettings:
 
     shape: tuple[int, int, int] = (32, 160, 160)
     voxel_size: tuple[float, float, float] = (1.0, 0.5, 0.5)  # um
-    territory_um: float = 25.0  # mean width of a territory
+    territory_um: float = 24.0  # mean width of a territory
     soma_um: tuple[float, float] = (6.0, 10.0)  # width
     primaries: tuple[int, int] = (4, 8)  # processes that leave the soma
-    tips: int = 50  # points that the branches of a cell lead to
+    tips: int = 60  # points that the branches of a cell lead to
     balance: float = 0.3  # 0: the shortest tree; towards 1: the shortest way from the soma to each point
     root_um: float = 1.3  # r0, the radius of a process where it leaves the soma
     taper: float = 1.0  # a
@@ -145,7 +145,7 @@ def _grow(centre, points, settings, rng) -> Tree:
         chosen.append((sight @ sight[chosen].T).max(1).argmin())
     lean = rng.normal(size=3)
     bean = 0.4 * soma * lean / np.linalg.norm(lean)
-    tips = away[: settings.tips] + rng.normal(0, 1.5, (len(away[: settings.tips]), 3))
+    tips = away[: settings.tips] + rng.normal(0, 2, (len(away[: settings.tips]), 3))
     start = np.concatenate([[0 * bean, bean], 1.1 * soma * sight[chosen]])
     nodes, parents, path = _spanning_tree(start, tips, settings.balance)
     beyond = np.maximum(path - 1.1 * soma, 0)
