@@ -43,13 +43,18 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = _add(commands, "simulate", _simulate, "write simulated stacks with exact labels")
-    command.add_argument("specimen", choices=["hl60"])
+    command.add_argument("specimen", choices=["hl60", "microglia"])
     command.add_argument(
         "out", metavar="OUT", help="new folder; gets 01 (group 1), 02 (group 2) and their labels"
     )
-    command.add_argument("--stacks", type=int, default=4, help="stacks in each of the two groups (default 4)")
+    command.add_argument(
+        "--stacks", type=int, help="stacks in each group (default: hl60 4, microglia 10 and 4)"
+    )
     command.add_argument("--size", choices=["laptop", "paper"], default="laptop")
     command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
+        "--swc", nargs="+", metavar="PATH", help="microglia: draw tracings, a zip or folder of one field each"
+    )
 
     command = _add(commands, "annotate", _annotate, "make a weak annotation from full labels: NAME/01_WEAK")
     command.add_argument("sequences", nargs="+", metavar="SEQ", help="sequence folder, NAME/01")
@@ -122,12 +127,15 @@ def _add_voxel_size(command):
 
 
 def _simulate(options):
-    from weakseg_lib.data.simulate import simulate_hl60
+    from weakseg_lib.data.simulate import SPECIMENS
+    from weakseg_lib.data.stacks import Sequence
 
-    folders = simulate_hl60(options.out, options.stacks, options.size, options.seed)
-    print(
-        f"wrote {', '.join(map(str, folders))}: {options.stacks} simulated stacks each, full labels in ..._GT/SEG"
-    )
+    if options.swc and options.specimen != "microglia":
+        raise InputError(f"--swc with {options.specimen}", "is for microglia", "leave it out")
+    more = {"swc": options.swc} if options.swc else {}
+    folders = SPECIMENS[options.specimen](options.out, options.stacks, options.size, options.seed, **more)
+    stacks = " and ".join(str(len(Sequence(folder).frames)) for folder in folders)
+    print(f"wrote {', '.join(map(str, folders))}: {stacks} simulated stacks, full labels in ..._GT/SEG")
 
 
 def _annotate(options):
