@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "out", metavar="OUT", help="new folder; gets 01 (group 1), 02 (group 2) and their labels"
     )
-    command.add_argument("--stacks", type=int, default=4, help="stacks in each of the two groups (default 4)")
+    command.add_argument("--stacks", type=int, help="stacks in each of the two groups (default: hl60 4)")
     command.add_argument("--size", choices=["laptop", "paper"], default="laptop")
     command.add_argument("--seed", type=int, default=0)
 
@@ -122,12 +122,12 @@ def _add_voxel_size(command):
 
 
 def _simulate(options):
-    from weakseg_lib.data.simulate import simulate_hl60
+    from weakseg_lib.data.simulate import SPECIMENS
+    from weakseg_lib.data.stacks import Sequence
 
-    folders = simulate_hl60(options.out, options.stacks, options.size, options.seed)
-    print(
-        f"wrote {', '.join(map(str, folders))}: {options.stacks} simulated stacks each, full labels in ..._GT/SEG"
-    )
+    folders = SPECIMENS[options.specimen](options.out, options.stacks, options.size, options.seed)
+    stacks = " and ".join(str(len(Sequence(folder).frames)) for folder in folders)
+    print(f"wrote {', '.join(map(str, folders))}: {stacks} simulated stacks, full labels in ..._GT/SEG")
 
 
 def _annotate(options):

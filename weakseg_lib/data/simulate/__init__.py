@@ -3,4 +3,7 @@
 from weakseg_lib.data.simulate.hl60 import HL60Settings, hl60_frames, hl60_settings, simulate_hl60
 from weakseg_lib.data.simulate.microscope import Microscope
 
-__all__ = ["HL60Settings", "Microscope", "hl60_frames", "hl60_settings", "simulate_hl60"]
+# What `weakseg simulate SPECIMEN` calls, with (out, stacks or None, size, seed).
+SPECIMENS = {"hl60": simulate_hl60}
+
+__all__ = ["SPECIMENS", "HL60Settings", "Microscope", "hl60_frames", "hl60_settings", "simulate_hl60"]

@@ -12,13 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
-from tqdm import tqdm
 
-from weakseg_lib.data.files import atomic_write_text, write_json
+from weakseg_lib.data.simulate.dataset import write_dataset
 from weakseg_lib.data.simulate.microscope import Microscope
 from weakseg_lib.data.simulate.nuclei import Culture
-from weakseg_lib.data.stacks import frame_name, write_tiff
 from weakseg_lib.errors import InputError
 
 
@@ -75,56 +72,16 @@ def hl60_frames(group, settings=None, seed=0, parents=None) -> Iterator[tuple[np
         culture.advance()
 
 
-def simulate_hl60(out, stacks=4, size="laptop", seed=0, progress=True) -> list[Path]:
+def simulate_hl60(out, stacks=None, size="laptop", seed=0, progress=True) -> list[Path]:
     """Write a data set in the Cell Tracking Challenge layout; returns [OUT/01, OUT/02] (groups 1 and 2).
 
-    Each group gets `stacks` consecutive frames: tTTT.tif (uint16), 01_GT/SEG/man_segTTT.tif (labels),
-    01_GT/TRA/man_trackTTT.tif (a small marker a nucleus, same ids) and man_track.txt (rows L B E P: id, first
-    frame, last frame, parent or 0); OUT/dataset.json holds the voxel size. Sizes: "laptop" 32x160x160 at
-    (0.4, 0.25, 0.25) um, "paper" 59x349x639 and 59x343x649 at (0.2, 0.125, 0.125) um (design.md, section 8).
-    Raises InputError for stacks < 1, a negative seed, an unknown size, or an OUT that already holds data.
+    Each group gets `stacks` (default 4) consecutive frames with labels and tracks, as `write_dataset` says.
+    Sizes: "laptop" 32x160x160 at (0.4, 0.25, 0.25) um, "paper" 59x349x639 and 59x343x649 at
+    (0.2, 0.125, 0.125) um (design.md, section 8).
+    Raises InputError for an unknown size and as `write_dataset` does.
     """
-    out = Path(out)
-    for name, value, least in (("stacks", stacks, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise InputError(f"{name} {value}", "out of range", f"give a whole number, {least} or more")
-    groups = {group: hl60_settings(group, size) for group in (1, 2)}
-    if out.exists() and not out.is_dir():
-        raise InputError(out, "is a file", "choose a folder")
-    if (out / "dataset.json").exists() or any(out.glob("0[12]*/**/*.tif")):
-        raise InputError(out, "already holds data", "choose another folder")
-    with tqdm(total=2 * stacks, desc="simulate", unit="stack", disable=not progress) as bar:
-        for group, settings in groups.items():
-            _write_group(out / f"{group:02d}", group, settings, stacks, seed, bar)
-    about = {"voxel_size_um": list(groups[1].voxel_size), "simulated": True, "specimen": "hl60"}
-    write_json(out / "dataset.json", about | {"seed": int(seed), "size": size})
-    return [out / "01", out / "02"]
-
-
-def _write_group(folder, group, settings, stacks, seed, bar) -> None:
-    truth, voxel = folder.with_name(folder.name + "_GT"), settings.voxel_size
-    parents, seen = {}, {}  # id -> parent, id -> [first frame, last frame]
-    for t, (image, labels) in enumerate(
-        itertools.islice(hl60_frames(group, settings, seed, parents), stacks)
-    ):
-        write_tiff(folder / f"t{frame_name(t)}.tif", image, voxel)
-        write_tiff(truth / "SEG" / f"man_seg{frame_name(t)}.tif", labels, voxel)
-        write_tiff(truth / "TRA" / f"man_track{frame_name(t)}.tif", _markers(labels, voxel), voxel)
-        for i in np.unique(labels[labels > 0]).tolist():
-            seen.setdefault(i, [t, t])[1] = t
-        bar.update()
-    rows = [f"{i} {b} {e} {parents[i] if parents[i] in seen else 0}\n" for i, (b, e) in sorted(seen.items())]
-    atomic_write_text(truth / "TRA" / "man_track.txt", "".join(rows))
-
-
-def _markers(labels, voxel_size, radius_um=0.6) -> np.ndarray:
-    """A small ball (int32, same ids) at the voxel of each label nearest to its centroid, inside the label."""
-    found = np.zeros_like(labels)
-    for i, box in enumerate(ndimage.find_objects(labels), start=1):
-        if box:
-            where = np.argwhere(labels[box] == i)
-            places = where * np.array(voxel_size)
-            middle = places[((places - places.mean(0)) ** 2).sum(1).argmin()]
-            near = where[((places - middle) ** 2).sum(1) <= radius_um**2]
-            found[box][tuple(near.T)] = i
-    return found
+    settings = {group: hl60_settings(group, size) for group in (1, 2)}
+    parents = {group: {} for group in settings}
+    frames = {group: hl60_frames(group, settings[group], seed, parents[group]) for group in settings}
+    stacks = 4 if stacks is None else stacks
+    return write_dataset(out, "hl60", frames, settings[1].voxel_size, stacks, seed, size, progress, parents)
