@@ -43,13 +43,17 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = _add(commands, "simulate", _simulate, "write simulated stacks with exact labels")
-    command.add_argument("specimen", choices=["hl60"])
+    command.add_argument("specimen", choices=["hl60", "celegans"])
     command.add_argument(
         "out", metavar="OUT", help="new folder; gets 01 (group 1), 02 (group 2) and their labels"
     )
-    command.add_argument("--stacks", type=int, help="stacks in each of the two groups (default: hl60 4)")
+    command.add_argument(
+        "--stacks", type=int, help="stacks in each of the two groups (default: hl60 4, celegans 15)"
+    )
     command.add_argument("--size", choices=["laptop", "paper"], default="laptop")
     command.add_argument("--seed", type=int, default=0)
+    text = "celegans: tracks of real nuclei (CSV) for group 1 and group 2, instead of our own embryos"
+    command.add_argument("--tracks", nargs=2, metavar="FILE", help=text)
 
     command = _add(commands, "annotate", _annotate, "make a weak annotation from full labels: NAME/01_WEAK")
     command.add_argument("sequences", nargs="+", metavar="SEQ", help="sequence folder, NAME/01")
@@ -125,7 +129,10 @@ def _simulate(options):
     from weakseg_lib.data.simulate import SPECIMENS
     from weakseg_lib.data.stacks import Sequence
 
-    folders = SPECIMENS[options.specimen](options.out, options.stacks, options.size, options.seed)
+    if options.tracks and options.specimen != "celegans":
+        raise InputError("--tracks", f"doesn't go with {options.specimen}", "leave it out")
+    more = {"tracks": options.tracks} if options.tracks else {}
+    folders = SPECIMENS[options.specimen](options.out, options.stacks, options.size, options.seed, **more)
     stacks = " and ".join(str(len(Sequence(folder).frames)) for folder in folders)
     print(f"wrote {', '.join(map(str, folders))}: {stacks} simulated stacks, full labels in ..._GT/SEG")
 
