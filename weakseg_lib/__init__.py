@@ -21,6 +21,7 @@ _HOME = {
     "read_weak": "data.annotation",
     "write_weak": "data.annotation",
     "simulate_hl60": "data.simulate",
+    "simulate_celegans": "data.simulate",
     "Config": "config",
     "load_config": "config",
     "box_iou": "ops.boxes",

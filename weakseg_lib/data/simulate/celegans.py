@@ -23,7 +23,7 @@ from weakseg_lib.errors import InputError
 
 STACKS = 15  # of the real set's training group that were annotated,
 BOXES = 1527  # and what they hold
-TEXTURES = 32  # shared by the nuclei of an embryo, each turned its own way
+TEXTURES = 16  # shared by the nuclei of an embryo, each turned its own way
 CONDENSED_FRAMES = 4.0  # before and after division
 
 
@@ -65,7 +65,7 @@ def celegans_frames(tracks, times, settings, seed=(0, 1)) -> Iterator[tuple[np.n
     textures = [chromatin(rng) for _ in range(TEXTURES)]
     looks = {}  # of a cell, the same at all times
     for time in times:
-        # Streams of its own for each cell and each time's noise: which times are drawn changes neither.
+        # Each cell and each time's noise has a stream of its own: which times are drawn changes neither.
         for cell in tracks.cell[tracks.time == time].tolist():
             if cell not in looks:
                 looks[cell] = _look(_rng(seed, 2, cell), textures)
@@ -79,9 +79,7 @@ def check_inside(tracks, settings) -> None:
     extent = np.array(settings.shape) * settings.voxel_size
     outside = ((tracks.centre < 0) | (tracks.centre > extent)).any(1).sum()
     if outside:
-        what = (
-            f"{outside} of {len(tracks.time)} nuclei lie outside the stack of {extent.round(1)} um (z, y, x)"
-        )
+        what = f"{outside} of {len(tracks.time)} nuclei lie outside a stack of {extent.round()} um (z, y, x)"
         raise InputError(tracks.source, what, "use tracks in pixels of 0.09 um and planes of 1 um")
 
 
@@ -92,7 +90,7 @@ def _rng(seed, *stream) -> np.random.Generator:
 def _look(rng, textures) -> dict:
     """What tracks don't tell about a nucleus: which way it is turned, its shape, brightness and texture."""
     return {
-        "turn": Rotation.random(random_state=rng).as_matrix(),
+        "turn": Rotation.from_quat(rng.standard_normal(4)).as_matrix(),  # any way, all alike likely
         "elongation": rng.uniform(1.0, 1.12),
         "bumps": rng.normal(0, 0.03, BUMPS),
         "brightness": rng.lognormal(0, 0.25),
@@ -107,8 +105,8 @@ def _nuclei(tracks: Tracks, time, looks) -> list[Nucleus]:
         cell, diameter = int(tracks.cell[k]), float(tracks.diameter[k])
         first, last = tracks.spans[cell - 1]
         divides = cell in tracks.mothers
-        # Tracks tell the size: no growth and no stretch (an endless cycle), only chromatin that condenses as a
-        # division comes near or has just been. That is what `age` counts from.
+        # Tracks tell the size: no growth and no stretch (an endless cycle), only chromatin that is condensed
+        # around divisions. So `age` is the time to the nearest one.
         age = min(time - first, last + 1 - time if divides else np.inf)
         look = looks[cell] | {"brightness": looks[cell]["brightness"] * 4 / diameter}
         found.append(
@@ -121,18 +119,16 @@ def _nuclei(tracks: Tracks, time, looks) -> list[Nucleus]:
                 radius=diameter / 2 / FLATNESS ** (1 / 3),
                 mitosis=CONDENSED_FRAMES,
                 **look,
-            )  # fmt: skip
+            )
         )
     return found
 
 
 def _through_the_embryo(photons, settings) -> np.ndarray:
     """The light (float32) that reaches the camera: blurred, with haze, and the dimmer the deeper it comes from."""
-    haze = photons
-    for _ in range(3):  # three running means make nearly a Gaussian, at a cost that its width doesn't change
-        haze = ndimage.uniform_filter(
-            haze, [max(round(2 * settings.haze_um / v), 1) for v in settings.voxel_size]
-        )
+    haze, width = photons, [max(round(2 * settings.haze_um / side), 1) for side in settings.voxel_size]
+    for _ in range(3):  # running means: three make nearly a Gaussian, at a cost that the width doesn't change
+        haze = ndimage.uniform_filter(haze, width)
     sharp = settings.microscope.blur(photons, settings.voxel_size)
     depth = (np.arange(len(photons), dtype=np.float32) * settings.voxel_size[0])[:, None, None]
     return ((1 - settings.haze) * sharp + settings.haze * haze) * np.exp(-depth / settings.depth_um)
@@ -153,13 +149,15 @@ def simulate_celegans(out, stacks=None, size="laptop", seed=0, tracks=None, prog
 
     @cache  # with the first stack: arguments are checked by then, and nothing is written yet
     def plan():
-        found = {}
-        for group in settings:
-            embryo = read_tracks(tracks[group - 1]) if tracks else grow_embryo(_rng((seed, group), 0))
+        if tracks:
+            embryos = {group: read_tracks(path) for group, path in zip(settings, tracks, strict=True)}
+        else:
+            embryos = {group: grow_embryo(_rng((seed, group), 0)) for group in settings}
+        for group, embryo in embryos.items():
             parents[group].update(enumerate(embryo.mothers, start=1))
             check_inside(embryo, settings[group])
-            found[group] = embryo, choose_times(embryo, stacks, nuclei=stacks * BOXES / STACKS)
-        return found
+        nuclei = stacks * BOXES / STACKS
+        return {group: (embryo, choose_times(embryo, stacks, nuclei)) for group, embryo in embryos.items()}
 
     def frames(group):
         yield from celegans_frames(*plan()[group], settings[group], (seed, group))

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from weakseg_lib.errors import InputError
 
@@ -23,7 +24,7 @@ FOUNDERS = {
 class Tracks:
     """The nuclei of one embryo over time: a row for every nucleus and time point."""
 
-    source: str  # file name, or how it was made
+    source: str  # file, or how it was made
     time: np.ndarray  # (n,) int, about a minute each
     cell: np.ndarray  # (n,) int, 1 and up, the same at all times
     centre: np.ndarray  # (n, 3) um (z, y, x) from the corner of the stack
@@ -64,7 +65,7 @@ def read_tracks(path) -> Tracks:
         raise InputError(path, "column cell names a cell twice at one time", "keep one row a cell and time")
     pixels = np.stack([table[axis] for axis in "zyx"], axis=1) + 0.5  # a pixel's middle
     mothers = [number.get(_mother(name), 0) for name in names]
-    return Tracks(path.name, time, cell, pixels * PIXEL_UM, table["size"] * PIXEL_UM[2], names, mothers)
+    return Tracks(str(path), time, cell, pixels * PIXEL_UM, table["size"] * PIXEL_UM[2], names, mothers)
 
 
 def _read_rows(path) -> list[dict]:
@@ -72,14 +73,14 @@ def _read_rows(path) -> list[dict]:
         opener = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rt", encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
-            rows = list(reader)
+            columns, rows = reader.fieldnames or (), list(reader)
     except FileNotFoundError as error:
         raise InputError(path, "no such file", "check the name") from error
     except (OSError, EOFError, zlib.error, UnicodeError, csv.Error) as error:
         raise InputError(
             path, f"cannot be read ({error})", "give a whole CSV of tracks, plain or .gz"
         ) from error
-    missing = [name for name in ("cell", *NUMBERS) if name not in (reader.fieldnames or ())]
+    missing = [name for name in ("cell", *NUMBERS) if name not in columns]
     if missing:
         fix = "give a CSV with columns cell, time, x, y, z, size"
         raise InputError(path, f"has no column {', '.join(missing)}", fix)
@@ -130,7 +131,6 @@ def grow_embryo(rng) -> Tracks:
     cells = [_Cell(i, end, 7.3, 12, due=rng.uniform(8, 13)) for i, end in enumerate(ends, start=1)]
     mothers, rows = [0, 0], []
     for time in range(1, FRAMES + 1):
-        rows += [(time, cell.id, cell.centre, cell.diameter) for cell in cells]
         for mother in [cell for cell in cells if cell.due <= time]:
             cells.remove(mother)
             axis = rng.standard_normal(3)
@@ -143,6 +143,7 @@ def grow_embryo(rng) -> Tracks:
         centres = _settle(np.array([cell.centre for cell in cells]) + rng.normal(0, 0.25, (len(cells), 3)))
         for cell, centre in zip(cells, centres, strict=True):
             cell.centre = centre
+        rows += [(time, cell.id, cell.centre, cell.diameter) for cell in cells]
     columns = (np.array(column) for column in zip(*rows, strict=True))
     return Tracks("lineage-free embryo", *columns, [str(i + 1) for i in range(len(mothers))], mothers)
 
@@ -152,10 +153,13 @@ def _settle(centres) -> np.ndarray:
     inside = EGG - 2.5  # a nucleus' radius, and cytoplasm below the shell
     spacing = 0.9 * (4 / 3 * np.pi * inside.prod() / len(centres)) ** (1 / 3)
     for _ in range(4):
-        apart = centres[:, None] - centres[None]
-        distance = np.linalg.norm(apart, axis=-1) + 1e-9
-        push = 0.2 * (spacing - distance).clip(0) / distance
-        egg = (centres + (push[..., None] * apart).sum(1) - EGG_CENTRE) / inside  # its surface: length 1
+        one, other = cKDTree(centres).query_pairs(spacing, output_type="ndarray").T
+        apart = centres[one] - centres[other]
+        push = 0.2 * (spacing / np.linalg.norm(apart, axis=1, keepdims=True) - 1) * apart
+        moved = centres.copy()
+        np.add.at(moved, one, push)
+        np.subtract.at(moved, other, push)
+        egg = (moved - EGG_CENTRE) / inside  # its surface: length 1
         centres = EGG_CENTRE + inside * egg / np.maximum(np.linalg.norm(egg, axis=1, keepdims=True), 1)
     return centres
 
