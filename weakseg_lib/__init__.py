@@ -22,6 +22,7 @@ _HOME = {
     "write_weak": "data.annotation",
     "simulate_hl60": "data.simulate",
     "simulate_microglia": "data.simulate",
+    "simulate_celegans": "data.simulate",
     "Config": "config",
     "load_config": "config",
     "box_iou": "ops.boxes",

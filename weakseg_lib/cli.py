@@ -43,17 +43,20 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = _add(commands, "simulate", _simulate, "write simulated stacks with exact labels")
-    command.add_argument("specimen", choices=["hl60", "microglia"])
+    command.add_argument("specimen", choices=["hl60", "microglia", "celegans"])
     command.add_argument(
         "out", metavar="OUT", help="new folder; gets 01 (group 1), 02 (group 2) and their labels"
     )
     command.add_argument(
-        "--stacks", type=int, help="stacks in each group (default: hl60 4, microglia 10 and 4)"
+        "--stacks", type=int, help="stacks in each group (default: hl60 4, microglia 10 and 4, celegans 15)"
     )
     command.add_argument("--size", choices=["laptop", "paper"], default="laptop")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument(
         "--swc", nargs="+", metavar="PATH", help="microglia: draw tracings, a zip or folder of one field each"
+    )
+    command.add_argument(
+        "--tracks", nargs=2, metavar="FILE", help="celegans: draw real tracks (CSV), group 1 and group 2"
     )
 
     command = _add(commands, "annotate", _annotate, "make a weak annotation from full labels: NAME/01_WEAK")
@@ -130,9 +133,12 @@ def _simulate(options):
     from weakseg_lib.data.simulate import SPECIMENS
     from weakseg_lib.data.stacks import Sequence
 
-    if options.swc and options.specimen != "microglia":
-        raise InputError(f"--swc with {options.specimen}", "is for microglia", "leave it out")
-    more = {"swc": options.swc} if options.swc else {}
+    more = {}
+    for option, specimen in (("swc", "microglia"), ("tracks", "celegans")):
+        if getattr(options, option):
+            if options.specimen != specimen:
+                raise InputError(f"--{option} with {options.specimen}", f"is for {specimen}", "leave it out")
+            more[option] = getattr(options, option)
     folders = SPECIMENS[options.specimen](options.out, options.stacks, options.size, options.seed, **more)
     stacks = " and ".join(str(len(Sequence(folder).frames)) for folder in folders)
     print(f"wrote {', '.join(map(str, folders))}: {stacks} simulated stacks, full labels in ..._GT/SEG")

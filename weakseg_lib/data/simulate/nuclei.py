@@ -186,27 +186,33 @@ class Culture:
         self.nuclei = [n for n, out in zip(self.nuclei, outside, strict=True) if not out.any()]
 
     def draw(self) -> tuple[np.ndarray, np.ndarray]:
-        """Photons (float32) and labels (int32), both (D, H, W), before blur; ids are track ids.
+        """Photons and labels of now, as `draw_nuclei` gives them."""
+        return draw_nuclei(self.nuclei, self.settings)
 
-        Where two nuclei press into each other a voxel goes to the one it lies deeper in, so labels touch and
-        never overlap; crumbs cut off by a neighbour are removed, so each label is one piece.
-        """
-        shape, voxel = self.settings.shape, np.array(self.settings.voxel_size)
-        photons, labels = np.zeros(shape, np.float32), np.zeros(shape, np.int32)
-        deepest = np.ones(shape, np.float32)
-        for n in self.nuclei:
-            low = np.clip((n.centre - 1.25 * n.half) // voxel, 0, shape).astype(int)
-            high = np.clip((n.centre + 1.25 * n.half) // voxel + 1, 0, shape).astype(int)
-            box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-            z, y, x = (np.arange(a, b, dtype=np.float32) for a, b in zip(low, high, strict=True))
-            level, u = n.level(*((i + 0.5) * float(v) for i, v in zip(np.ix_(z, y, x), voxel, strict=True)))
-            mine = level < deepest[box]
-            deepest[box][mine] = level[mine]
-            labels[box][mine] = n.id
-            photons[box][mine] = self.settings.photons * n.light([v[mine] for v in u])
-        for i, box in enumerate(ndimage.find_objects(labels), start=1):
-            pieces, count = ndimage.label(labels[box] == i) if box else (None, 0)
-            if count > 1:
-                crumbs = (pieces > 0) & (pieces != np.bincount(pieces.ravel())[1:].argmax() + 1)
-                labels[box][crumbs] = photons[box][crumbs] = 0
-        return photons, labels
+
+def draw_nuclei(nuclei, settings) -> tuple[np.ndarray, np.ndarray]:
+    """Photons (float32) and labels (int32, the nuclei's ids), both (D, H, W), before blur.
+
+    settings: has shape, voxel_size (um) and photons. Where two nuclei press into each other a voxel goes to the
+    one it lies deeper in, so labels touch and never overlap; crumbs cut off by a neighbour are removed, so each
+    label is one piece.
+    """
+    shape, voxel = settings.shape, np.array(settings.voxel_size)
+    photons, labels = np.zeros(shape, np.float32), np.zeros(shape, np.int32)
+    deepest = np.ones(shape, np.float32)
+    for n in nuclei:
+        low = np.clip((n.centre - 1.25 * n.half) // voxel, 0, shape).astype(int)
+        high = np.clip((n.centre + 1.25 * n.half) // voxel + 1, 0, shape).astype(int)
+        box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        z, y, x = (np.arange(a, b, dtype=np.float32) for a, b in zip(low, high, strict=True))
+        level, u = n.level(*((i + 0.5) * float(v) for i, v in zip(np.ix_(z, y, x), voxel, strict=True)))
+        mine = level < deepest[box]
+        deepest[box][mine] = level[mine]
+        labels[box][mine] = n.id
+        photons[box][mine] = settings.photons * n.light([v[mine] for v in u])
+    for i, box in enumerate(ndimage.find_objects(labels), start=1):
+        pieces, count = ndimage.label(labels[box] == i) if box else (None, 0)
+        if count > 1:
+            crumbs = (pieces > 0) & (pieces != np.bincount(pieces.ravel())[1:].argmax() + 1)
+            labels[box][crumbs] = photons[box][crumbs] = 0
+    return photons, labels
