@@ -9,7 +9,8 @@ from weakseg_lib.model.network import Network
 from weakseg_lib.model.voxres import Backbone
 from weakseg_lib.ops.boxes import enlarge
 from weakseg_lib.ops.roi_align import roi_align_3d
-from weakseg_lib.prediction import Detections, detect_stack, tiles
+from weakseg_lib.prediction import Detections, detect_stack
+from weakseg_lib.tiling import tiles
 
 
 @pytest.mark.parametrize("shape", [(20, 48, 48), (7, 101, 33), (1, 1, 1), (64, 64, 64)])

@@ -72,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
         "sequences", nargs="+", metavar="SEQ", help="sequence folder with its SEQ_WEAK beside it"
     )
     command.add_argument("--out", required=True, metavar="RUN", help="run folder to write")
+    command.add_argument(
+        "--method",
+        choices=["weak", "voxresnet"],
+        help="weak: boxes and some masks (default); voxresnet: the paper's comparison, from full labels",
+    )
     command.add_argument("--preset", choices=["laptop", "paper"])
     command.add_argument("--config", metavar="FILE", help="JSON file of settings")
     command.add_argument(
@@ -94,8 +99,27 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--score", type=float, help="least score of a cell, 0 to 1 (default: chosen in training)"
     )
+    command.add_argument(
+        "--reading",
+        choices=["grown", "literal"],
+        default="grown",
+        help="VoxResNet: components grown back into their boundary, or alone",
+    )
     _add_device(command)
     _add_voxel_size(command)
+
+    command = _add(
+        commands, "reproduce", _reproduce, "run one of the paper's experiments and write its table"
+    )
+    command.add_argument("experiment", choices=["hl60", "microglia", "celegans"])
+    command.add_argument("--size", choices=["laptop", "paper"], default="laptop")
+    command.add_argument("--data", metavar="PATH", help="the real data set (default: simulated stacks)")
+    command.add_argument("--out", metavar="DIR", help="default: results/reproduce_EXPERIMENT_SIZE")
+    command.add_argument("--seeds", type=int, default=1, help="how many, from 0 on (default 1)")
+    command.add_argument(
+        "--curve", action="store_true", help="also other shares of the masks, and VoxResNet on fewer stacks"
+    )
+    _add_device(command)
 
     command = _add(commands, "evaluate", _evaluate, "score a result against the truth")
     command.add_argument(
@@ -184,10 +208,12 @@ def _config(options):
     """The settings asked for; None where a resumed run is to keep its own."""
     from weakseg_lib.config import load_config
 
-    asked = (options.preset, options.config, options.settings, options.steps, options.minutes)
+    asked = (options.method, options.preset, options.config, options.settings, options.steps, options.minutes)
     if options.resume and not any(asked) and (Path(options.out) / "run.json").is_file():
         return None
     config = load_config(options.preset or "laptop", options.config, options.settings)
+    if options.method:
+        config = config.replace(method=options.method)
     if options.steps is not None:
         config = config.replace(steps=_positive("--steps", options.steps), minutes=0.0)
     if options.minutes is not None:
@@ -212,6 +238,7 @@ def _predict(options):
         voxel_size=options.voxel_size,
         frame=options.frame,
         score=options.score,
+        reading=options.reading,
         device=options.device,
     )
     alone = (
@@ -222,6 +249,17 @@ def _predict(options):
     for folder, number in cells.items():
         hint = "" if number else " (train longer, or lower --score)"
         print(f"wrote {folder}: {number} cells{hint}{alone}")
+
+
+def _reproduce(options):
+    from weakseg_lib.reproduce import reproduce
+
+    out = options.out or f"results/reproduce_{options.experiment}_{options.size}"
+    table = reproduce(
+        options.experiment, out, options.size, options.data, options.seeds, options.curve, options.device
+    )
+    print(table.read_text())
+    print(f"wrote {table}")
 
 
 def _evaluate(options):

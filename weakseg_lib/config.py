@@ -12,6 +12,9 @@ from weakseg_lib.errors import InputError
 class Config:
     """Settings of one training run. Sizes are in *working voxels*: voxels after resampling to `cell_size`."""
 
+    method: str = (
+        "weak"  # boxes and some masks, the paper's; "voxresnet": its comparison, learns from full labels
+    )
     # data
     cell_size: float = 16.0  # median box side after resampling, in working voxels; 0 = never resample
     smallest: float = (
@@ -43,6 +46,9 @@ class Config:
     box_supervision: float = (
         0.0  # weight of the projection loss on instances without a mask; 0 = the paper's rule
     )
+    # VoxResNet
+    border_um: float = 0.5  # thickness of the boundary class, inside the instance (not given in the paper)
+    branch_channels: int = 8  # of each of the enlarged maps (reconstructed)
     # optimisation
     steps: int = 1000  # 0 = no limit
     minutes: float = 0.0  # 0 = no limit; the schedule ends with the steps or the minutes, whichever is first
@@ -147,6 +153,9 @@ def _strides(config) -> list[int]:
 
 # What a value must satisfy beyond its type, so that a slip is told at once and not by a traceback an hour later.
 _LIMITS = {
+    "method": lambda c, v: v in ("weak", "voxresnet"),
+    "border_um": lambda c, v: v >= 0,
+    "branch_channels": lambda c, v: v >= 1,
     "cell_size": lambda c, v: v >= 0,
     "smooth": lambda c, v: v >= 0,
     "smallest": lambda c, v: 0 <= v < 1,

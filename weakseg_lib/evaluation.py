@@ -6,6 +6,7 @@ import numpy as np
 from tqdm import tqdm
 
 from weakseg_lib import measures
+from weakseg_lib.counts import DetCounts, Matches, SegCounts, VoxelOverlap
 from weakseg_lib.data.annotation import boxes_of_labels
 from weakseg_lib.data.files import read_json
 from weakseg_lib.data.stacks import read_image, read_labels
@@ -23,6 +24,16 @@ __all__ = [
     "read_measures",
 ]
 
+KINDS = {  # of counts, by name
+    "detection": Matches,
+    "object": Matches,
+    "marker": Matches,
+    "marker_um": Matches,
+    "segmentation": VoxelOverlap,
+    "segmentation_union": VoxelOverlap,
+    "ctc_seg": SegCounts,
+    "ctc_det": DetCounts,
+}
 BOX_IOU = 0.4  # the paper's, section 3; larger than
 MASK_IOU = 0.5  # at least
 MARKER_DISTANCE = 5.0  # voxels, in index units (paper, section 3)
@@ -163,6 +174,13 @@ def read_predicted(files, true):
         problem = f"has no box of id {', '.join(map(str, unknown[:10]))}, which {files.labels.name} has"
         raise InputError(files.boxes, problem, "predict again, so that both files come from one run")
     return Instances(labels, boxes)
+
+
+def pool_numbers(stacks):
+    """The numbers of some stacks together; `stacks`: the "counts" of the rows that `evaluate` returns."""
+    return read_measures(
+        pool({name: KINDS[name](**values) for name, values in counts.items()} for counts in stacks)
+    )
 
 
 def _numbers(counts):

@@ -30,13 +30,17 @@ class Job:
         return read_stack(self.image, voxel_size, frame=frame)
 
 
-def list_jobs(inputs: list[Path], out: Path) -> list[Job]:
-    """A job for every stack in `inputs`: sequence folders, TIFFs, OME-Zarrs.
+def list_jobs(inputs, out: Path) -> list[Job]:
+    """A job for every stack in `inputs`: sequence folders, `Sequence` objects, TIFFs, OME-Zarrs.
 
     Raises InputError for a missing input, where two inputs would write the same file, and where they would be written
     among images or annotation.
     """
-    sequences = {path: Sequence(path) for path in inputs if path.is_dir() and not is_zarr(path)}
+    sequences = {i.path: i for i in inputs if isinstance(i, Sequence)}
+    inputs = [i.path if isinstance(i, Sequence) else Path(i) for i in inputs]
+    for path in inputs:
+        if path not in sequences and path.is_dir() and not is_zarr(path):
+            sequences[path] = Sequence(path)
     names = Counter(s.name for s in sequences.values())
     jobs = []
     for path in inputs:

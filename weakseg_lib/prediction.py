@@ -9,18 +9,21 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from weakseg_lib.components import segment
+from weakseg_lib.data.annotation import boxes_of_labels
 from weakseg_lib.data.files import atomic_paths
 from weakseg_lib.data.prepare import compress, to_working, working_shape
 from weakseg_lib.data.stacks import Stack, write_tiff
+from weakseg_lib.data.weak_files import CELL
 from weakseg_lib.device import autocast, memory_format
 from weakseg_lib.errors import InputError
 from weakseg_lib.jobs import list_jobs, write_boxes
 from weakseg_lib.model.network import Network
 from weakseg_lib.ops.boxes import clip_boxes, enlarge, nms
 from weakseg_lib.runs import Run, load_run
+from weakseg_lib.tiling import VIEWS, tiles
 
 LOWEST_SCORE, LOOSEST_OVERLAP = 0.1, 0.5  # what is collected and clustered before the thresholds choose
-VIEWS = ((), (2,), (1,), (1, 2), (0,), (0, 2), (0, 1), (0, 1, 2))  # flipped axes; averaged over the first few
 MASK_BATCH = 64  # regions at a time in the mask head: bounds its memory
 
 
@@ -44,31 +47,6 @@ class Detections:
         chosen = self[self.scores > score]
         kept = nms(torch.from_numpy(chosen.boxes), torch.from_numpy(chosen.scores), overlap)
         return chosen[kept.numpy()]
-
-
-def tiles(shape, tile, halo, stride: int):
-    """Cover a volume of `shape` with blocks: yields (core, block), each a tuple of three slices.
-
-    Cores do not overlap and fill the volume; a block is its core and up to `halo` (z, y, x) voxels more on
-    every side, and starts at a multiple of `stride`, so that every feature voxel of a block stands for the same
-    place as in the whole volume.
-    """
-    axes = []
-    for n, t, reach in zip(shape, tile, halo, strict=True):
-        count = max(1, -(-n // t))
-        step = -(-n // count)
-        step = -(-step // stride) * stride
-        margin = -(-reach // stride) * stride
-        axes.append(
-            [
-                ((a, min(a + step, n)), (max(a - margin, 0), min(a + step + margin, n)))
-                for a in range(0, n, step)
-            ]
-        )
-    for z in axes[0]:
-        for y in axes[1]:
-            for x in axes[2]:
-                yield tuple(slice(*a[0]) for a in (z, y, x)), tuple(slice(*a[1]) for a in (z, y, x))
 
 
 @torch.inference_mode()
@@ -181,13 +159,18 @@ class Prediction:
     labels: np.ndarray | None
 
 
-def predict_stack(run: Run, stack: Stack, score=None, overlap=None, progress: bool = False) -> Prediction:
-    """Segment one stack with a trained run. `score` and `overlap`: thresholds, by default those chosen in training."""
+def predict_stack(
+    run: Run, stack: Stack, score=None, overlap=None, progress: bool = False, reading: str = "grown"
+) -> Prediction:
+    """Segment one stack with a trained run. `score` and `overlap`: thresholds, by default those chosen in training.
+    `reading`, of a VoxResNet: components "grown" back into their boundary, or "literal"."""
     info = run.info
     _check_scale(stack, info["working_voxel_um"])
     shape = working_shape(stack.image.shape, stack.voxel_size, info["working_voxel_um"])
     scale = np.array(shape) / stack.image.shape
     image = to_working(stack.image, shape, run.config.smooth)
+    if run.config.method == "voxresnet":
+        return _predict_components(run, image, stack.image.shape, score or 0.0, reading, progress)
     score = info["score_threshold"] if score is None else score
     overlap = info["nms_threshold"] if overlap is None else overlap
     found = detect_stack(run.network, image, score, overlap, info["has_masks"], progress)
@@ -201,6 +184,17 @@ def predict_stack(run: Run, stack: Stack, score=None, overlap=None, progress: bo
     return Prediction(np.arange(1, len(boxes) + 1), boxes, found.scores, found.classes, labels)
 
 
+def _predict_components(run, image, shape, score, reading, progress) -> Prediction:
+    labels, scores = segment(run.network, run.info, image, shape, reading, progress)
+    ids = np.argsort(-scores, kind="stable") + 1
+    ids = ids[scores[ids - 1] > score]
+    number = np.zeros(len(scores) + 1, np.int32)
+    number[ids] = np.arange(1, len(ids) + 1)
+    labels = number[labels]
+    boxes = boxes_of_labels(labels)[1]
+    return Prediction(np.arange(1, len(ids) + 1), boxes, scores[ids - 1], np.full(len(ids), CELL), labels)
+
+
 def _check_scale(stack: Stack, working):
     """A voxel size in nm or mm would ask for a thousand times the voxels, or leave one: say so instead."""
     ratio = np.array(stack.voxel_size) / working
@@ -211,24 +205,34 @@ def _check_scale(stack: Stack, working):
 
 
 def predict(
-    run_folder, inputs, out, *, voxel_size=None, frame=None, score=None, device="auto", progress=True
+    run_folder,
+    inputs,
+    out,
+    *,
+    voxel_size=None,
+    frame=None,
+    score=None,
+    reading="grown",
+    device="auto",
+    progress=True,
 ) -> dict[Path, int]:
     """Segment every stack of `inputs` and write maskTTT.tif and boxesTTT.csv, the challenge's result layout.
 
-    inputs: sequence folders, TIFFs, OME-Zarrs. One sequence goes into `out` itself, several into out/01_RES, ...; an
-    image outside a sequence into mask_NAME.tif and boxes_NAME.csv. `score`: least score of a cell, by default the one
-    chosen in training. Returns the folders written to, each with the number of cells found.
+    inputs: sequence folders (or `Sequence`, for some of the frames), TIFFs, OME-Zarrs. One sequence goes into `out`
+    itself, several into out/01_RES, ...; an image outside a sequence into mask_NAME.tif and boxes_NAME.csv. `score`:
+    least score of a cell, by default the one chosen in training; `reading`: see `predict_stack`. Returns the folders
+    written to, each with the number of cells found.
 
     Raises InputError for the first unusable input, before that stack's earlier result is touched.
     """
     run = load_run(run_folder, device)
-    jobs = list_jobs([Path(i) for i in inputs], Path(out))
+    jobs = list_jobs(inputs, Path(out))
     cells = dict.fromkeys(sorted({job.mask.parent for job in jobs}), 0)
     bar = tqdm(jobs, desc="segmenting", unit="stack", disable=not progress)
     for job in bar:
         stack = job.read(voxel_size, frame)
         bar.set_postfix_str(stack.name)
-        found = predict_stack(run, stack, score, progress=progress)
+        found = predict_stack(run, stack, score, progress=progress, reading=reading)
         cells[job.mask.parent] += len(found.ids)
         if found.labels is None:
             write_boxes(job.boxes, found)

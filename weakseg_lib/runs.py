@@ -11,9 +11,14 @@ from weakseg_lib.data.files import atomic_path, read_json
 from weakseg_lib.device import memory_format, pick_device
 from weakseg_lib.errors import InputError
 from weakseg_lib.model.network import Network
+from weakseg_lib.model.voxresnet import VoxResNet
 
 RUN_FORMAT = 1
-NEEDED = ("anchor_sizes", "working_voxel_um", "has_masks", "score_threshold", "nms_threshold")  # to predict
+# What prediction needs to know beside the weights.
+NEEDED = {
+    "weak": ("anchor_sizes", "working_voxel_um", "has_masks", "score_threshold", "nms_threshold"),
+    "voxresnet": ("working_voxel_um", "has_masks", "cell_level", "smallest_share", "median_voxels"),
+}
 RUN, CONFIG, LOG, CHECKPOINT, WEIGHTS = "run.json", "config.json", "log.csv", "checkpoint.pt", "weights.pt"
 
 
@@ -21,14 +26,18 @@ RUN, CONFIG, LOG, CHECKPOINT, WEIGHTS = "run.json", "config.json", "log.csv", "c
 class Run:
     """A finished training: network (averaged weights, evaluation mode), its settings, and run.json as a dict.
 
-    info: among others working_voxel_um (z, y, x), anchor_sizes (A, 3) working voxels, has_masks, score_threshold,
-    nms_threshold.
+    info: what NEEDED names, and more: working_voxel_um (z, y, x), anchor_sizes (A, 3) working voxels, ...
     """
 
     folder: Path
     config: Config
     info: dict
-    network: Network
+    network: Network | VoxResNet
+
+
+def make_network(config: Config, info: dict) -> Network | VoxResNet:
+    """The network of the method that the settings name, with random weights."""
+    return VoxResNet(config) if config.method == "voxresnet" else Network(config, info["anchor_sizes"])
 
 
 def load_run(folder, device="auto") -> Run:
@@ -42,11 +51,11 @@ def load_run(folder, device="auto") -> Run:
         raise InputError(
             folder, "its training has not finished", "continue it with `weakseg fit ... --resume`"
         )
-    missing = [key for key in NEEDED if key not in info]
+    config = read_config(folder)
+    missing = [key for key in NEEDED[config.method] if key not in info]
     if missing:
         raise InputError(folder / RUN, f"has no {', '.join(missing)}", "train again")
-    config = read_config(folder)
-    network = Network(config, info["anchor_sizes"])
+    network = make_network(config, info)
     weights = folder / WEIGHTS
     try:
         network.load_state_dict(load_tensors(weights))

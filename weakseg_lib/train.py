@@ -8,7 +8,6 @@ RUN/weights.pt      the averaged weights, for prediction; run.json says when the
 """
 
 import csv
-import hashlib
 import platform
 import shutil
 import signal
@@ -24,16 +23,14 @@ from tqdm.auto import tqdm
 
 import weakseg_lib
 from weakseg_lib.calibrate import choose_thresholds
+from weakseg_lib.components import choose_components
 from weakseg_lib.config import Config
-from weakseg_lib.data.annotation import read_weak
 from weakseg_lib.data.crops import CropSampler
 from weakseg_lib.data.files import atomic_path, check_result_folder, write_json
-from weakseg_lib.data.prepare import PreparedStack, prepare, working_voxel
 from weakseg_lib.data.stacks import Sequence
+from weakseg_lib.data.voxel_classes import DenseSampler
 from weakseg_lib.device import pick_device
 from weakseg_lib.errors import InputError
-from weakseg_lib.model.anchors import anchor_sizes_from_boxes
-from weakseg_lib.model.network import Network
 from weakseg_lib.runs import (
     CHECKPOINT,
     CONFIG,
@@ -44,15 +41,16 @@ from weakseg_lib.runs import (
     Run,
     load_run,
     load_tensors,
+    make_network,
     read_config,
     read_info,
     save_tensors,
 )
 from weakseg_lib.trainer import Trainer
+from weakseg_lib.training_data import TrainingData
 
 CHECKPOINT_SECONDS = 60
 LOG_EVERY = 10
-COLUMNS = ("step", "seconds", "lr", "loss", "loss_class", "loss_box", "loss_mask")
 
 
 def fit(
@@ -63,11 +61,13 @@ def fit(
     seed: int | None = None,
     device: str = "auto",
     resume: bool = False,
+    masks: float | None = None,
     voxel_size=None,
     on_log=None,
     progress: bool = True,
 ) -> Run:
-    """Train on the weak annotations (NAME/01_WEAK) of sequences and write the run folder `out`.
+    """Train on the weak annotations (NAME/01_WEAK) of sequences and write the run folder `out`; VoxResNet
+    (`method=voxresnet`) on their full labels (NAME/01_GT/SEG).
 
     Args:
         sequences: folders NAME/01 or `Sequence` objects.
@@ -75,13 +75,16 @@ def fit(
         seed: of the weights and of every crop; None is 0, or, with `resume`, that of the run.
         resume: continue a run that was stopped. On a CPU it ends in the very weights of an uninterrupted run, as long
             as steps and not minutes end it.
+        masks: make the weak annotation here, from full labels: a box for every instance, a mask for this share of those
+            of each stack, chosen by `seed` as in `annotate`.
         voxel_size: (z, y, x) um, for images that do not know theirs.
-        on_log: called with each row of the log (a dict of `COLUMNS`), for live curves.
+        on_log: called with each row of the log (a dict: step, seconds, lr, loss and its parts), for live curves.
 
     Raises InputError for unusable data or annotation and for an `out` that holds a run (unless resumed).
     """
     out, device = Path(out), pick_device(device)
     sequences = [s if isinstance(s, Sequence) else Sequence(s) for s in sequences]
+    given = (voxel_size, masks, progress)
     started = (out / RUN).is_file()
     if started and not resume:
         raise InputError(out, "already holds a run", "continue it with --resume, or choose another folder")
@@ -92,7 +95,8 @@ def fit(
                 f"{out}: is finished, nothing is left to do; for more steps start a new run", stacklevel=2
             )
             return load_run(out, device.type)
-        if _survey(sequences, config, seed, voxel_size, device, progress)["data"] != info["data"]:
+        data = TrainingData(sequences, config, seed, *given)
+        if data.survey()["data"] != info["data"]:
             raise InputError(out, "its stacks or their annotation changed since it began", "start a new run")
     else:
         if resume:
@@ -101,22 +105,25 @@ def fit(
         check_result_folder(out)
         if not config.steps and not config.minutes:
             raise InputError("--steps", "neither steps nor minutes limit the training", "give one of them")
-        info = _survey(sequences, config, seed, voxel_size, device, progress)
+        data = TrainingData(sequences, config, seed, *given)
+        info = data.survey() | _provenance(seed, device)
         write_json(out / CONFIG, config.to_json())
         write_json(out / RUN, info)
 
     torch.manual_seed(seed)
-    network = Network(config, info["anchor_sizes"])
+    dense = config.method == "voxresnet"
+    network = make_network(config, info)
     prepared = out / ".prepared"
     try:
-        stacks = _prepare_all(sequences, info, config.smooth, voxel_size, prepared, progress)
-        trainer = Trainer(network, CropSampler(stacks, config, seed), config, device)
+        stacks = data.prepare(info, prepared)
+        sampler = (DenseSampler if dense else CropSampler)(stacks, config, seed)
+        trainer = Trainer(network, sampler, config, device)
         if (out / CHECKPOINT).is_file():
             trainer.load_state(load_tensors(out / CHECKPOINT))
         _train(trainer, out, on_log, progress)
         network.load_state_dict(trainer.average)
         save_tensors(out / WEIGHTS, {k: v.cpu() for k, v in trainer.average.items()})
-        info |= choose_thresholds(network, stacks, progress)
+        info |= (choose_components if dense else choose_thresholds)(network, stacks, progress)
     finally:
         shutil.rmtree(prepared, ignore_errors=True)
     info |= {"finished": True, "steps": trainer.done, "seconds": round(trainer.seconds, 1)}
@@ -124,80 +131,17 @@ def fit(
     return load_run(out, device.type)
 
 
-def _survey(sequences, config, seed, voxel_size, device, progress) -> dict:
-    """Read everything once, so that whatever is wrong is said before the training, and collect what run.json tells."""
-    sides, voxels, n_stacks, n_masks, data = [], [], 0, 0, hashlib.sha256()
-    for sequence, t in _frames(sequences, "checking annotations", progress):
-        stack = sequence.read(t, voxel_size=voxel_size)
-        annotation = read_weak(sequence, t, stack.image.shape)
-        _check_classes(sequence.weak_boxes_path(t), annotation.classes, config)
-        sides.append((annotation.boxes[:, 3:] - annotation.boxes[:, :3]) * stack.voxel_size)
-        voxels.append(stack.voxel_size)
-        data.update(repr((stack.image.shape, stack.voxel_size)).encode())
-        for known in vars(annotation).values():
-            data.update(b"" if known is None else np.ascontiguousarray(known).tobytes())
-        n_stacks += 1
-        n_masks += int(annotation.has_mask.sum())
-    sides = np.concatenate(sides)
-    names = ", ".join(str(s.path) for s in sequences)
-    if not len(sides):
-        raise InputError(
-            names, "no boxes in any stack", "draw a box around every cell, or run `weakseg annotate`"
-        )
-    if not n_masks:
-        warnings.warn(f"{names}: no instance has a mask, so only the detector is trained", stacklevel=3)
-    working = working_voxel(sides, np.median(voxels, axis=0), config.cell_size)
-    mean_side = sides.prod(1) ** (1 / 3)
-    smallest = config.smallest * float(np.median(mean_side))
-    taught = sides[mean_side >= smallest]
-    boxes = np.concatenate([np.zeros_like(taught), taught / working], 1)
+def _provenance(seed, device) -> dict:
     return {
         "format": RUN_FORMAT,
         "weakseg": weakseg_lib.__version__,
         "finished": False,
-        "sequences": [str(s.path) for s in sequences],
-        "data": data.hexdigest(),
-        "stacks": n_stacks,
-        "instances": len(sides),
-        "masks": n_masks,
-        "has_masks": n_masks > 0,
-        "not_taught": len(sides) - len(taught),
-        "smallest_um": round(smallest, 3),
-        "working_voxel_um": working,
-        "anchor_sizes": anchor_sizes_from_boxes(boxes, config.anchors).round(3).tolist(),
         "seed": seed,
         "device": device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-
-
-def _check_classes(path, classes, config):
-    if len(classes) and not 1 <= classes.min() <= classes.max() < config.classes:
-        problem = (
-            f"has classes {classes.min()} to {classes.max()}, the network knows 1 to {config.classes - 1}"
-        )
-        raise InputError(path, problem, "correct them, or set classes to their number and one for background")
-
-
-def _frames(sequences, what, progress):
-    pairs = [(sequence, t) for sequence in sequences for t in sequence.frames]
-    return tqdm(pairs, desc=what, unit="stack", disable=not progress, leave=False)
-
-
-def _prepare_all(sequences, info, smooth, voxel_size, folder, progress) -> list[PreparedStack]:
-    stacks = []
-    for sequence, t in _frames(sequences, "resampling stacks", progress):
-        stack = sequence.read(t, voxel_size=voxel_size)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # said when all was checked
-            annotation = read_weak(sequence, t, stack.image.shape)
-        target = folder / f"{len(stacks):05d}"
-        stacks.append(
-            prepare(stack, annotation, info["working_voxel_um"], target, info["smallest_um"], smooth)
-        )
-    return stacks
 
 
 def _train(trainer: Trainer, out: Path, on_log, progress):
@@ -216,7 +160,9 @@ def _train(trainer: Trainer, out: Path, on_log, progress):
                 row |= {k: float(f"{np.mean([p[k] for p in pending]):.6g}") for k in pending[0]}
                 rows.append(row)
                 pending = []
-                bar.set_postfix(step=trainer.done, loss=row["loss"], mask=row["loss_mask"])
+                bar.set_postfix(
+                    step=trainer.done, loss=row["loss"], **{list(row)[-1][5:]: list(row.values())[-1]}
+                )
                 if on_log:
                     on_log(row)
                 if time.monotonic() - saved > CHECKPOINT_SECONDS:
@@ -269,7 +215,7 @@ def _read_log(path: Path, steps: int) -> list[dict]:
 
 def _write_log(path: Path, rows):
     with atomic_path(path) as tmp, open(tmp, "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, list(rows[-1]))
         writer.writeheader()
         writer.writerows(rows)
 

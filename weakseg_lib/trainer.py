@@ -9,13 +9,12 @@ from weakseg_lib.config import Config
 from weakseg_lib.data.crops import CropSampler
 from weakseg_lib.device import autocast, memory_format
 from weakseg_lib.errors import InputError
-from weakseg_lib.model.network import Network
 
 
 class Trainer:
     """The network, its optimiser and everything else that a checkpoint holds; `step()` is one update."""
 
-    def __init__(self, network: Network, sampler: CropSampler, config: Config, device: torch.device):
+    def __init__(self, network: torch.nn.Module, sampler: CropSampler, config: Config, device: torch.device):
         self.network, self.sampler, self.config, self.device = network, sampler, config, device
         network.to(device, memory_format=memory_format()).train()
         decay = [p for p in network.parameters() if p.ndim > 1]
@@ -48,7 +47,7 @@ class Trainer:
         batch = self.sampler.batch(self.done).to(self.device)
         batch.images = batch.images.contiguous(memory_format=memory_format())
         with autocast(self.device, self.config.precision):
-            parts = self.network.losses(batch)
+            parts = self.network.losses(batch, self.progress)
         loss = sum(parts.values())
         if not torch.isfinite(loss):
             problem = f"the loss is {loss.item()} at step {self.done}"

@@ -27,8 +27,7 @@ class CropSampler:
 
     def batch(self, step: int) -> Batch:
         rng = np.random.default_rng([self.seed, step])
-        order = rng.permutation(len(self.stacks))
-        crops = [self._crop(self.stacks[order[i % len(order)]], rng) for i in range(self.config.batch)]
+        crops = [self._crop(stack, rng) for stack in self.choose(rng)]
         return Batch(
             images=torch.stack([c["image"] for c in crops]),
             **{key: [c[key] for c in crops] for key in ("boxes", "classes", "ignore", "rois")},
@@ -38,15 +37,28 @@ class CropSampler:
             },
         )
 
+    def choose(self, rng) -> list[PreparedStack]:
+        """The stacks that the crops of a batch come from: all different, as long as there are enough."""
+        order = rng.permutation(len(self.stacks))
+        return [self.stacks[order[i % len(order)]] for i in range(self.config.batch)]
+
+    def window(self, stack: PreparedStack, known: dict, rng):
+        """Where a crop is cut: the image there (1, *config.crop), its corner and its size (3,) in the stack."""
+        image, size = stack.image(), np.array(self.config.crop)
+        zoom = np.exp(rng.uniform(-1, 1) * np.log1p(self.config.zoom))
+        cut = np.round(size / zoom).astype(int)
+        corner = self._corner(image.shape, known["boxes"], known["has_mask"], cut, rng)
+        voxels = torch.from_numpy(cut_block(image, corner, cut))[None, None]
+        return (
+            F.interpolate(voxels, self.config.crop, mode="trilinear", align_corners=False)[0],
+            corner,
+            cut,
+        )
+
     def _crop(self, stack: PreparedStack, rng) -> dict:
         config, known = self.config, stack.known()
-        image, boxes = stack.image(), known["boxes"]
-        size = np.array(config.crop)
-        zoom = np.exp(rng.uniform(-1, 1) * np.log1p(config.zoom))
-        cut = np.round(size / zoom).astype(int)
-        corner = self._corner(image.shape, boxes, known["has_mask"], cut, rng)
-        voxels = torch.from_numpy(_cut(image, corner, cut))[None, None]
-        voxels = F.interpolate(voxels, config.crop, mode="trilinear", align_corners=False)[0]
+        boxes, size = known["boxes"], np.array(config.crop)
+        voxels, corner, cut = self.window(stack, known, rng)
         scale = size / cut
 
         moved = (torch.from_numpy(boxes) - torch.tensor(np.tile(corner, 2))) * torch.tensor(np.tile(scale, 2))
@@ -62,7 +74,7 @@ class CropSampler:
             targets[k] = mask_target(known, which[k], in_stack, 2 * config.roi_size, config.soft_targets)
         classes = torch.from_numpy(known["classes"])
         crop = {
-            "image": compress(self._intensities(voxels, rng)),
+            "image": compress(self.intensities(voxels, rng)),
             "boxes": clipped[seen],
             "classes": classes[seen],
             "ignore": clipped[~seen & (share > 0)],
@@ -102,7 +114,7 @@ class CropSampler:
         half = size / 2 * torch.from_numpy(np.exp(rng.normal(0, 0.08, size.shape))).float()
         return torch.cat([centre - half, centre + half], 1), which
 
-    def _intensities(self, image: torch.Tensor, rng) -> torch.Tensor:
+    def intensities(self, image: torch.Tensor, rng) -> torch.Tensor:
         """Another gain, gamma, offset, sharpness and noise: what differs between microscopes and depths."""
         config = self.config
         if config.contrast:
@@ -129,9 +141,9 @@ def _blur(image: torch.Tensor, sigma: float) -> torch.Tensor:
     return image
 
 
-def _cut(image, corner, size) -> np.ndarray:
+def cut_block(image, corner, size, dtype=np.float32) -> np.ndarray:
     """A copy of the block at `corner`; outside the stack it is background, 0."""
-    block = np.zeros(size, np.float32)
+    block = np.zeros(size, dtype)
     part = image[tuple(slice(a, a + n) for a, n in zip(corner, size, strict=True))]
     block[tuple(slice(0, n) for n in part.shape)] = part
     return block

@@ -106,12 +106,12 @@ def frame_name(t, digits=3):
 class Sequence:
     """The frames of one recording in the layout of the Cell Tracking Challenge: NAME/01 with its companions.
 
-    path: the folder NAME/01. Companions (labels, weak annotation) are in NAME/01_GT and NAME/01_WEAK.
+    path: the folder NAME/01; frames: only these. Companions: NAME/01_GT (labels), NAME/01_WEAK.
     Attributes: path, name ("01"), frames (list of int, sorted), digits (3, or 4 where the images have four).
     Raises InputError where the folder is missing or has no tNNN.tif.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, frames=None):
         path = Path(path)
         self.path = path if path.name not in ("", "..") else path.resolve()
         self.name = self.path.name
@@ -129,6 +129,12 @@ class Sequence:
             raise InputError(self.path, "has no images tNNN.tif", fix)
         self.frames = sorted({int(number) for number in numbers})
         self.digits = min(len(number) for number in numbers)
+        if frames is not None:
+            missing = sorted(set(frames) - set(self.frames))
+            if missing:
+                names = ", ".join(f"t{frame_name(t, self.digits)}.tif" for t in missing)
+                raise InputError(self.path, f"has no {names}", "fetch them, or choose other frames")
+            self.frames = sorted(set(frames))
 
     def __repr__(self):
         return f"Sequence({str(self.path)!r}, {len(self.frames)} frames)"

@@ -82,8 +82,8 @@ class Network(nn.Module):
         logits = self.mask_head(crops).float()
         return logits[torch.arange(len(logits), device=logits.device), classes - 1]
 
-    def losses(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """The parts of L = L_box + L_mask, L_box = L_cls + L_reg, on a batch of crops."""
+    def losses(self, batch: Batch, progress: float = 0.0) -> dict[str, torch.Tensor]:
+        """The parts of L = L_box + L_mask, L_box = L_cls + L_reg, on crops; `progress` does not matter."""
         maps = self.backbone(batch.images)
         found = self.detector(maps[self.config.head_stride])
         classification, regression = self.detector.loss(*found, batch.boxes, batch.classes, batch.ignore)

@@ -1,0 +1,102 @@
+"""Instances from VoxResNet's voxel classes: 3D connected components, as they are or grown back into their boundary."""
+
+import numpy as np
+import torch
+from scipy import ndimage
+from skimage.segmentation import watershed
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from weakseg_lib.counts import Matches, VoxelOverlap
+from weakseg_lib.data.annotation import boxes_of_labels
+from weakseg_lib.data.prepare import PreparedStack, compress, resample
+from weakseg_lib.data.voxel_classes import BACKGROUND, CELL, LABELS
+from weakseg_lib.device import autocast, memory_format
+from weakseg_lib.measures import count_overlaps, detection, segmentation
+from weakseg_lib.tiling import VIEWS, tiles
+
+MOST_STACKS = 8  # that the free numbers are chosen on
+CELL_LEVELS = (0.5, 0.8, 0.95, 0.98, 0.99, 0.995)  # high: a bridge of less sure voxels fuses neighbours
+SMALLEST = (0.0, 0.05, 0.2)  # least component, as a share of the median instance's volume
+READINGS = ("grown", "literal")
+
+
+@torch.inference_mode()
+def class_probabilities(network, image: np.ndarray, progress: bool = False) -> np.ndarray:
+    """Probabilities (3, D, H, W) float32 of background, cell and boundary for a normalised image (D, H, W) in working
+    voxels, tile by tile, averaged over `config.views` mirror images."""
+    config, device = network.config, next(network.parameters()).device
+    network.eval()
+    found = np.empty((3, *image.shape), np.float32)
+    todo = list(tiles(image.shape, config.tile, network.halo, network.stride))
+    for core, block in tqdm(todo, desc="tiles", disable=not progress or len(todo) == 1, leave=False):
+        crop = compress(torch.from_numpy(image[block]))[None, None].to(device)
+        pad = [p for n in reversed(crop.shape[2:]) for p in (0, -n % network.stride)]
+        crop = F.pad(crop, pad).contiguous(memory_format=memory_format())
+        total = 0.0
+        with autocast(device, config.precision):
+            for flips in VIEWS[: config.views]:
+                axes = [a + 2 for a in flips]
+                total = total + network.probabilities(crop.flip(axes)).flip(axes)
+        total = total[0].cpu().numpy() / config.views
+        inner = tuple(slice(c.start - b.start, c.stop - b.start) for c, b in zip(core, block, strict=True))
+        found[(slice(None), *core)] = total[(slice(None), *inner)]
+    return found
+
+
+def instances(probabilities: np.ndarray, level: float, smallest: float, reading: str) -> np.ndarray:
+    """Labels (D, H, W) int32: connected components of voxels that are cell with a probability above `level`.
+
+    Components below `smallest` voxels are dropped. reading "literal": these alone, as the paper words it, without the
+    boundary that was cut off them in training; "grown": grown back into everything that is not background, each voxel
+    to the component it is reached from first (watershed on the probability of cell).
+    """
+    cell = probabilities[CELL]
+    labels, count = ndimage.label(cell > level)
+    large = np.bincount(labels.ravel(), minlength=count + 1) >= max(smallest, 1)
+    large[0] = False
+    labels = (np.cumsum(large) * large).astype(np.int32)[labels]
+    if reading == "literal":
+        return labels
+    inside = (probabilities[BACKGROUND] < 0.5) | (labels > 0)
+    return watershed(-cell, labels, connectivity=np.ones((3, 3, 3)), mask=inside).astype(np.int32)
+
+
+def choose_components(network, stacks: list[PreparedStack], progress: bool = True) -> dict:
+    """The level and the smallest component with the best mean of detection and segmentation F1 on training stacks, for
+    each reading: {"cell_level": {reading: ...}, "smallest_share": {...}, "median_voxels": ..., ...}."""
+    chosen = [stacks[i] for i in np.unique(np.linspace(0, len(stacks) - 1, MOST_STACKS).astype(int))]
+    true = [np.load(stack.folder / LABELS) for stack in chosen]
+    volumes = np.concatenate([np.bincount(t.ravel())[1:] for t in true])
+    median = float(np.median(volumes[volumes > 0]))
+    options = [(level, share) for level in CELL_LEVELS for share in SMALLEST]
+    counts = {reading: [[Matches(), VoxelOverlap()] for _ in options] for reading in READINGS}
+    bar = tqdm(chosen, desc="choosing components", unit="stack", disable=not progress, leave=False)
+    for stack, labels in zip(bar, true, strict=True):
+        probabilities = class_probabilities(network, np.asarray(stack.image(), np.float32))
+        for reading, total in counts.items():
+            for i, (level, share) in enumerate(options):
+                found = instances(probabilities, level, share * median, reading)
+                total[i][0] += detection(boxes_of_labels(found)[1], stack.boxes())
+                total[i][1] += segmentation(count_overlaps(found, labels))
+    chosen = {"cell_level": {}, "smallest_share": {}, "median_voxels": median}
+    for reading, total in counts.items():
+        best = max(range(len(options)), key=lambda i: total[i][0].f1 + total[i][1].f1)
+        chosen["cell_level"][reading], chosen["smallest_share"][reading] = options[best]
+        if reading == READINGS[0]:
+            chosen["training_detection_f1"] = round(total[best][0].f1, 4)
+    return chosen
+
+
+def segment(network, info: dict, image: np.ndarray, shape, reading: str, progress: bool = False):
+    """Labels (D, H, W) int32 of `shape`, the stack's own, and the score of each instance: its mean probability of
+    cell. `image`: normalised, in working voxels; probabilities are resampled, not labels, so that surfaces stay fine.
+    """
+    probabilities = class_probabilities(network, image, progress)
+    finer = np.prod(shape) / np.prod(image.shape)
+    if tuple(shape) != image.shape:
+        probabilities = np.stack([resample(p, shape) for p in probabilities])
+    smallest = info["smallest_share"][reading] * info["median_voxels"] * finer
+    labels = instances(probabilities, info["cell_level"][reading], smallest, reading)
+    ids = np.arange(1, labels.max() + 1)
+    return labels, ndimage.mean(probabilities[CELL], labels, ids).astype(np.float32)

@@ -1,0 +1,120 @@
+"""The paper's three experiments: which stacks, which annotation, which settings, and what the paper printed."""
+
+from dataclasses import dataclass, field, replace
+
+from weakseg_lib.annotation_time import AnnotationTime
+from weakseg_lib.config import PRESETS, Config
+
+ALL = None  # of the frames that a group has
+SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of the masks, along the curve of score against hours
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training and its test: `frames` of each group are learnt from, with boxes and a share of `masks`, or, by
+    VoxResNet, from full labels (`masks` None)."""
+
+    name: str
+    method: str
+    masks: float | None
+    frames: dict[str, tuple[int, ...]]
+    seed: int
+
+    def hours(self, instances: dict[str, dict[int, int]], time: AnnotationTime) -> float:
+        """Annotation time; `instances`: {group: {frame: number}} of the data."""
+        counts = [instances[group][t] for group, frames in self.frames.items() for t in frames]
+        return time.full_hours(counts) if self.masks is None else time.weak_hours(counts, self.masks)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One of the paper's experiments. Frames are those of its section 3; groups are sequences, "01" and "02"."""
+
+    name: str
+    train: dict[str, tuple[int, ...]]
+    test: dict[str, tuple[int, ...]]
+    masks: float
+    few: dict[str, tuple[int, ...]] | None = (
+        None  # VoxResNet's stacks of about the same time; None: not compared
+    )
+    stacks: dict[int, int] = field(default_factory=dict)  # how many of each group are to be simulated
+    settings: dict[str, dict] = field(default_factory=dict)  # of each size, beyond its preset
+    columns: tuple[tuple[str, str], ...] = ()  # (measure, what the paper calls it)
+    printed: dict[str, tuple] = field(default_factory=dict)  # row -> the paper's numbers
+
+    def trials(self, seeds: int, curve: bool) -> list[Trial]:
+        """What the tables ask for, seed after seed; with `curve` also the other shares and numbers of stacks."""
+        return [trial for seed in range(seeds) for trial in self._of_one_seed(seed, curve)]
+
+    def _of_one_seed(self, seed, curve):
+        shares = sorted({self.masks, *(SHARES if curve else ())}, key=lambda s: (s != self.masks, s))
+        for share in shares:
+            yield Trial(f"weak_{share:g}_seed{seed}", "weak", share, self.train, seed)
+        if self.few is None:
+            return
+        stacks = sum(map(len, self.train.values()))
+        yield Trial(f"voxresnet_{stacks}_seed{seed}", "voxresnet", None, self.train, seed)
+        numbers = [sum(map(len, self.few.values())), *((1, 2, 7) if curve else ())]
+        for number in dict.fromkeys(numbers):
+            frames = self.few if number == numbers[0] else spread(self.train, number)
+            yield Trial(f"voxresnet_{number}_seed{seed}", "voxresnet", None, frames, seed)
+
+    def config(self, size: str, method: str) -> Config:
+        changes = self.settings.get(size, {})
+        return replace(PRESETS[size], method=method, **changes.get("both", {}) | changes.get(method, {}))
+
+
+def spread(frames: dict[str, tuple[int, ...]], number: int) -> dict[str, tuple[int, ...]]:
+    """`number` of the frames, evenly from all groups in their order."""
+    listed = [(group, t) for group, ts in frames.items() for t in ts]
+    chosen = [listed[int((i + 0.5) * len(listed) / number)] for i in range(number)]
+    groups = dict.fromkeys(group for group, _ in chosen)
+    return {group: tuple(t for g, t in chosen if g == group) for group in groups}
+
+
+def _experiments():
+    hl60 = Experiment(
+        "hl60",
+        train={"01": tuple(range(0, 71, 10)), "02": tuple(range(0, 41, 10))},
+        test={"01": tuple(range(80, 150)), "02": tuple(range(50, 80))},
+        masks=0.2,
+        # The paper does not say which 4 of the 13; two of each group, far apart in time.
+        few={"01": (0, 40), "02": (0, 20)},
+        stacks={1: 150, 2: 80},
+        settings={"laptop": {"both": {"steps": 400}}},
+        columns=(("detection_f1", "detection F1"), ("segmentation_f1", "segmentation F1")),
+        printed={
+            "weak_0.2": (5.5, (0.9967, 0.9599, 0.9783), (0.9416, 0.8437, 0.8927)),
+            "voxresnet_13": (22.5, (0.9988, 0.9543, 0.9766), (0.9656, 0.8428, 0.9042)),
+            "voxresnet_4": (8.3, (0.9965, 0.9221, 0.9593), (0.9610, 0.7873, 0.8742)),
+        },
+    )
+    microglia = Experiment(
+        "microglia",
+        train={"01": tuple(range(10))},
+        test={"02": tuple(range(4))},
+        masks=0.3,
+        few={"01": (0, 3, 6, 9)},
+        stacks={1: 10, 2: 4},
+        settings={"laptop": {"both": {"steps": 600, "cell_size": 32.0}, "weak": {"roi_size": 20}}},
+        columns=(("detection_f1", "detection F1"), ("segmentation_f1", "segmentation F1")),
+        printed={
+            "weak_0.3": (54.7, (0.9078,), (0.8424,)),
+            "voxresnet_10": (172.9, (0.9017,), (0.8484,)),
+            "voxresnet_4": (67.5, (0.8761,), (0.8307,)),
+        },
+    )
+    celegans = Experiment(
+        "celegans",
+        train={"01": ALL},
+        test={"02": ALL},
+        masks=67 / 1527,
+        stacks={1: 15, 2: 15},
+        settings={"laptop": {"both": {"steps": 600}}},
+        columns=(("marker_f1", "marker F1"),),
+        printed={"weak_0.0438769": (None, (0.9495,))},
+    )
+    return {e.name: e for e in (hl60, microglia, celegans)}
+
+
+EXPERIMENTS = _experiments()
