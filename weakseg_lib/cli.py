@@ -92,7 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_voxel_size(command)
 
     command = _add(commands, "predict", _predict, "segment stacks with a trained run")
-    command.add_argument("trained", metavar="RUN", help="run folder of `weakseg fit`")
+    command.add_argument(
+        "trained", metavar="RUN", help="run folder of `weakseg fit`, or hl60: weights that come along"
+    )
     command.add_argument("inputs", nargs="+", metavar="INPUT", help="sequence folder, TIFF or OME-Zarr")
     command.add_argument("--out", required=True, metavar="DIR", help="folder for masks and boxes")
     command.add_argument("--frame", type=int, metavar="T", help="time point to take from a 4D image")
@@ -229,7 +231,7 @@ def _positive(name, value):
 
 def _predict(options):
     from weakseg_lib.prediction import predict
-    from weakseg_lib.runs import read_info
+    from weakseg_lib.runs import find_run, read_info
 
     cells = predict(
         options.trained,
@@ -243,7 +245,7 @@ def _predict(options):
     )
     alone = (
         ""
-        if read_info(Path(options.trained))["has_masks"]
+        if read_info(find_run(options.trained))["has_masks"]
         else ", boxes alone as it was trained without masks"
     )
     for folder, number in cells.items():

@@ -14,6 +14,9 @@ from weakseg_lib.model.network import Network
 from weakseg_lib.model.voxresnet import VoxResNet
 
 RUN_FORMAT = 1
+PRETRAINED = (
+    Path(__file__).parent / "pretrained"
+)  # run folders that come with the library, each with its card
 # What prediction needs to know beside the weights.
 NEEDED = {
     "weak": ("anchor_sizes", "working_voxel_um", "has_masks", "score_threshold", "nms_threshold"),
@@ -40,12 +43,18 @@ def make_network(config: Config, info: dict) -> Network | VoxResNet:
     return VoxResNet(config) if config.method == "voxresnet" else Network(config, info["anchor_sizes"])
 
 
+def find_run(name) -> Path:
+    """The run folder `name`, or, where there is none, the one of that name that comes with the library ("hl60")."""
+    own = PRETRAINED / str(name)
+    return own if str(name).isidentifier() and not Path(name).exists() and own.is_dir() else Path(name)
+
+
 def load_run(folder, device="auto") -> Run:
-    """Read a finished run folder.
+    """Read a finished run folder, or one that comes with the library by its name.
 
     Raises InputError where it is missing, not a run folder, of another format, unfinished or damaged.
     """
-    folder = Path(folder)
+    folder = find_run(folder)
     info = read_info(folder)
     if not info.get("finished"):
         raise InputError(

@@ -17,20 +17,21 @@ from triton.compiler import ASTSource
 from weakseg_lib.ops import roi_align_triton as kernels
 from weakseg_lib.ops import roi_align_triton_direct as direct
 
-SIZES = dict(P=14, Q=14, R=14, SZ=0.5, SY=0.5, SX=0.5, ALIGNED=True, BLOCK=kernels.BLOCK)
+SIZES = dict(P=14, Q=14, R=14, BLOCK=kernels.BLOCK)
 CONSTANTS = {
     "_forward": SIZES | dict(PRECISION="tf32x3"),
     "_backward": SIZES | dict(PRECISION="tf32x3", BOXES=kernels.BOXES),
     "_direct": SIZES | dict(SCATTER=False),
+    "_direct_backward": SIZES | dict(SCATTER=True),
 }
-TENSORS = ("features", "grad", "rois", "out", "volume", "bins")
+TENSORS = ("features", "grad", "table", "out", "volume", "bins")
 
 
 def compile_kernel(name: str, capability: int, dtype: str, ratio: int, layout: str) -> dict:
     """The kernel for 64 channels as at run time: the innermost stride is 1, the others are multiples of 16."""
-    kernel = getattr(direct if name == "_direct" else kernels, name)
+    kernel = direct._direct if name.startswith("_direct") else getattr(kernels, name)
     last = layout == "channels_last"
-    channels = 64 if name == "_direct" else kernels.channels_of_a_tile(last)
+    channels = 64 if kernel is direct._direct else kernels.channels_of_a_tile(last)
     constants = CONSTANTS[name] | dict(NZ=ratio, NY=ratio, NX=ratio, BLOCK_C=channels)
     constants |= {
         stride: 1 for stride in kernel.arg_names if re.fullmatch("._c" if last else "._[xr]", stride)
@@ -40,7 +41,7 @@ def compile_kernel(name: str, capability: int, dtype: str, ratio: int, layout: s
         if argument in constants:
             signature[argument] = "constexpr"
             continue
-        pointer = "*fp32" if argument == "rois" else f"*{dtype}"
+        pointer = "*fp32" if argument == "table" else f"*{dtype}"
         signature[argument] = pointer if argument in TENSORS else "i32"
         if argument in TENSORS or argument == "C" or (re.match("._", argument) and last):
             attributes[(i,)] = [["tt.divisibility", 16]]
@@ -48,8 +49,7 @@ def compile_kernel(name: str, capability: int, dtype: str, ratio: int, layout: s
         kernel, signature, {(kernel.arg_names.index(k),): v for k, v in constants.items()}, attributes
     )
     target = GPUTarget("cuda", capability, 32)
-    options = dict(num_warps=8) if name == "_direct" else kernels.OPTIONS
-    ptx = triton.compile(source, target=target, options=options).asm["ptx"]
+    ptx = triton.compile(source, target=target, options=direct.OPTIONS).asm["ptx"]
     return ptxas(ptx, capability) | {"wide_loads": len(re.findall(r"ld\.global\S*\.v4\.b32", ptx))}
 
 

@@ -13,7 +13,7 @@ pytest.importorskip("triton", reason="Triton is not installed: there is none for
 # Every kernel for every GPU; then, by turns, every dtype, ratio and layout.
 CASES = [
     f"{kernel}:{capability}:fp32:2:channels_last"
-    for kernel in ("_forward", "_backward", "_direct")
+    for kernel in ("_forward", "_backward", "_direct", "_direct_backward")
     for capability in (75, 80, 86, 89, 90)
 ]
 CASES += [

@@ -86,12 +86,17 @@ def test_against_scipy(features, aligned, ratio, scale, size, backend):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_lower_precision(features, dtype, layout, backend):
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("ratio", [0, 1, 2, 3, (1, 2, 0)])
+@pytest.mark.parametrize("scale", [1.0, (0.5, 0.7, 1.3)])
+@pytest.mark.parametrize("size", [2, (1, 2, 3)])
+def test_lower_precision(features, dtype, layout, aligned, ratio, scale, size):
     rounded = features.clamp(-1.9, 1.9).to(dtype).contiguous(memory_format=layout)
-    found = roi_align_3d(rounded, BOXES.float(), 2, backend=backend)
+    boxes = BOXES.float()
+    found = roi_align_3d(rounded, boxes, size, scale, ratio, aligned, backend="separable")
     assert found.dtype == dtype and found.is_contiguous(memory_format=layout)
-    wanted = expected(rounded, BOXES, (2, 2, 2))
+    three = [v if isinstance(v, tuple) else (v,) * 3 for v in (size, scale, ratio)]
+    wanted = expected(rounded, boxes, *three, aligned)
     np.testing.assert_allclose(found.double(), wanted, atol=TOLERANCE[dtype], rtol=0)
 
 

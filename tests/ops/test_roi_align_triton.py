@@ -102,7 +102,7 @@ def test_odd_shapes(channels, extent):
     scale=st.sampled_from([1.0, 0.5, 2.0]),
     aligned=st.booleans(),
 )
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 def test_any_box(box, size, ratio, scale, aligned):
     """Against the separable backend, whose own test has the reference's answer; forwards and backwards."""
     rois = torch.tensor(
@@ -163,6 +163,33 @@ def test_a_program_that_walks_over_several_p_gives_the_same(monkeypatch):
     assert torch.equal(*found)
 
 
+def test_whole_sides_at_odd_places_take_the_samples_of_the_reference():
+    """Such a side is 4 voxels or a little more, as the last bit falls; float32 must count 2 or 3 samples as it is."""
+    centre = torch.tensor(np.random.default_rng(5).uniform(1.9, 3.1, (6, 3)), dtype=torch.float32)
+    boxes = torch.cat([torch.zeros(6, 1), centre - 2, centre + 2], 1).to(DEVICE)
+    features = features_of(1, dtype=torch.float32)
+    wanted = roi_align_3d(features, boxes, 2, backend="separable")
+    for backend in ("triton", "triton_direct"):
+        found = roi_align_3d(features, boxes[: 6 if backend == "triton" else 2], 2, backend=backend)
+        np.testing.assert_allclose(found.cpu(), wanted[: len(found)].cpu(), atol=2e-5, rtol=0)
+
+
+def test_a_box_far_larger_than_the_map_takes_no_longer_than_the_map():
+    """Of its half a million samples a bin those on the map are taken; what is not finite gives NaN, as it cannot be
+    refused on a GPU, where it is not read."""
+    from weakseg_lib.ops import roi_align_triton
+    from weakseg_lib.ops.roi_align_reference import Geometry
+
+    values = features_of(1, (2, 3, 4), torch.float32)
+    side = torch.tensor([-(2.0**19), 2.0**19 + 3.0])
+    boxes = torch.stack([torch.zeros(2), *[side[0].expand(2)] * 3, *[side[1].expand(2)] * 3], 1).to(DEVICE)
+    boxes[1, 4] = float("inf")
+    out = torch.zeros(2, 1, 1, 1, 1, device=DEVICE)
+    roi_align_triton.forward(out, values, boxes, Geometry((1, 1, 1), (1.0,) * 3, (0, 0, 0), True))
+    # Along each axis the mean over a million places of a line that is 0 but for extent + 2 of them.
+    assert abs(out[0].item()) < 1e-12 and out[1].isnan().all()
+
+
 def test_more_than_one_tile_of_everything():
     """17 channels, 18 bins, and boxes and maps of more than 16 voxels on the axes that are cut into tiles."""
     boxes = torch.tensor([[1.0, 0, -1, 2, 2, 19, 21], [1, 0.5, 3, 3, 1.5, 7, 6]], device=DEVICE)
@@ -194,8 +221,9 @@ def test_repeated_runs_are_equal_bit_for_bit():
     assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
 
 
-def test_gradcheck():
-    values = features_of(1, (2, 2, 3)).requires_grad_()
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_gradcheck(seed):
+    values = features_of(1, (2, 2, 3), seed=seed).requires_grad_()
     boxes = BOXES[[0, 4]].double()
     assert torch.autograd.gradcheck(
         lambda f: roi_align_3d(f, boxes, (1, 2, 1), 0.5, 1, backend="triton"), (values,), fast_mode=True

@@ -13,31 +13,34 @@ import triton.language as tl
 from weakseg_lib.ops.roi_align_reference import Geometry
 from weakseg_lib.ops.roi_align_triton_direct import (
     BLOCK,
-    constants,
+    OPTIONS,
     device_of,
+    measure,
     position_of,
-    rois_for_sums,
     side,
     tile_of,
 )
 
 BOXES = 32  # that `_backward` looks through at a time: one a lane, so that warps need not wait for each other
 PROGRAMS = 2048  # that `_forward` keeps at least, if there are as many: some seven for each place on an H100
-OPTIONS = dict(
-    num_warps=8, maxnreg=128
-)  # two programs a multiprocessor; left alone, ptxas spills to fit more
-SLACK = tl.constexpr(
-    1e-2
-)  # voxels and bins: float32 places a sample this well up to 8,000 voxels from the origin
+# In voxels and in bins: float32 places a sample this well up to 8,000 voxels from the origin.
+SLACK = tl.constexpr(1e-2)
 
 
 @triton.jit
-def _weights(start, step, samples, bin, voxel, extent):
+def _weights(start, step, samples, bin, voxel, extent, RATIO: tl.constexpr):
     """Interpolation matrix of one axis, for `bin` and `voxel` of any shapes that broadcast."""
     total = step * 0 * (bin + voxel)  # zeros, of the shape that the two have together
-    for sample in range(samples):
-        position = position_of(start, step, samples, bin, sample)
-        used = (position >= -1) & (position <= extent)
+    first, count = bin * 0, samples
+    if RATIO <= 0:
+        # Adaptive samples are half a voxel or more apart, so that no more than these of a bin can lie on the map;
+        # of a large box the others, before and after, are left out.
+        count = tl.minimum(samples, 2 * extent + 6)
+        before = tl.floor((-1 - start) / tl.where(step > 0, step, 1.0) - bin * samples - 2)
+        first = tl.where(samples > count, tl.maximum(before, 0), 0).to(tl.int32)
+    for sample in range(count):
+        position = position_of(start, step, samples, bin, first + sample)
+        used = (position >= -1) & (position <= extent) & (first + sample < samples)
         position = tl.minimum(tl.maximum(position, 0), extent - 1)
         total += tl.where(used, tl.maximum(1 - tl.abs(position - voxel), 0), 0)
     return total / tl.maximum(samples, 1)
@@ -94,14 +97,13 @@ def _contract(weights, tile, PRECISION: tl.constexpr):
     return tl.permute(tl.reshape(product, (A, E, C)), (1, 0, 2))
 
 
-@triton.jit(do_not_specialize=["N", "D", "H", "W", "walk"])
+@triton.jit(do_not_specialize=["D", "H", "W", "walk"])
 def _forward(
-    features, rois, out, N, C, D, H, W, walk,
+    features, table, out, C, D, H, W, walk,
     f_n, f_c, f_z, f_y, f_x, o_k, o_c, o_p, o_q, o_r,
     P: tl.constexpr, Q: tl.constexpr, R: tl.constexpr,
-    SZ: tl.constexpr, SY: tl.constexpr, SX: tl.constexpr,
     NZ: tl.constexpr, NY: tl.constexpr, NX: tl.constexpr,
-    ALIGNED: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """One program: bins [q, r] x channels of one box, for `walk` p: what two of them read is still in the cache."""
     c0, pid = tile_of(tl.program_id(0), C, BLOCK_C)
@@ -110,13 +112,13 @@ def _forward(
     r0, pid = tile_of(pid, R, BLOCK)
     q0, k = tile_of(pid, Q, BLOCK)
     c, q, r = c0 + tl.arange(0, BLOCK_C), q0 + tl.arange(0, BLOCK), r0 + tl.arange(0, BLOCK)
-    row = rois + k * 7
+    row = table + k * 10
     n = tl.load(row).to(tl.int64)
-    known = (n >= 0) & (n < N)
+    known = n >= 0
     here = features + tl.where(known, n, 0) * f_n
-    start_z, step_z, samples_z = side(row, 0, SZ, P, NZ, ALIGNED)
-    start_y, step_y, samples_y = side(row, 1, SY, Q, NY, ALIGNED)
-    start_x, step_x, samples_x = side(row, 2, SX, R, NX, ALIGNED)
+    start_z, step_z, samples_z = side(row, 0, NZ)
+    start_y, step_y, samples_y = side(row, 1, NY)
+    start_x, step_x, samples_x = side(row, 2, NX)
     y_low, y_high = _voxels_of(start_y, step_y, samples_y, q0, tl.minimum(q0 + BLOCK, Q) - 1, H)
     x_low, x_high = _voxels_of(start_x, step_x, samples_x, r0, tl.minimum(r0 + BLOCK, R) - 1, W)
 
@@ -132,11 +134,11 @@ def _forward(
                 plane, inside = _tile(here, y, f_y, y_high, x, f_x, x_high, c, f_c, C)
                 patch = tl.zeros((BLOCK, BLOCK, BLOCK_C), dtype)  # [y, x, c]
                 for z in range(z_low, z_high):
-                    weight = _weights(start_z, step_z, samples_z, p, z, D)
+                    weight = _weights(start_z, step_z, samples_z, p, z, D, NZ)
                     patch += weight * tl.load(plane + tl.cast(z, tl.int64) * f_z, inside, 0).to(dtype)
-                wy = _weights(start_y, step_y, samples_y, q[:, None], y[None, :], H)
+                wy = _weights(start_y, step_y, samples_y, q[:, None], y[None, :], H, NY)
                 rows += _contract(wy, patch, PRECISION)
-            wx = _weights(start_x, step_x, samples_x, r[:, None], x[None, :], W)
+            wx = _weights(start_x, step_x, samples_x, r[:, None], x[None, :], W, NX)
             total += _contract(wx, rows, PRECISION)
         there = out + k.to(tl.int64) * o_k + tl.cast(p, tl.int64) * o_p
         there, inside = _tile(there, q, o_q, Q, r, o_r, R, c, o_c, C)
@@ -145,23 +147,21 @@ def _forward(
 
 @triton.jit
 def _touches(
-    rows, AXIS: tl.constexpr, SCALE: tl.constexpr, BINS: tl.constexpr, RATIO: tl.constexpr, ALIGNED: tl.constexpr,
-    first, last,
+    rows, AXIS: tl.constexpr, BINS: tl.constexpr, RATIO: tl.constexpr, first, last,
 ):  # fmt: skip
     """Whether the boxes at `rows` can have samples less than a voxel from voxels first..last of an axis."""
-    start, step, samples = side(rows, AXIS, SCALE, BINS, RATIO, ALIGNED)
+    start, step, samples = side(rows, AXIS, RATIO)
     stop = start + step * samples * BINS
     return (tl.maximum(start, stop) >= first - 1) & (tl.minimum(start, stop) <= last + 1)
 
 
 @triton.jit(do_not_specialize=["K", "D", "H", "W"])
 def _backward(
-    grad, rois, out, K, C, D, H, W,
+    grad, table, out, K, C, D, H, W,
     g_k, g_c, g_p, g_q, g_r, o_n, o_c, o_z, o_y, o_x,
     P: tl.constexpr, Q: tl.constexpr, R: tl.constexpr,
-    SZ: tl.constexpr, SY: tl.constexpr, SX: tl.constexpr,
     NZ: tl.constexpr, NY: tl.constexpr, NX: tl.constexpr,
-    ALIGNED: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr, BOXES: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr, BOXES: tl.constexpr,
 ):  # fmt: skip
     """One program: voxels [y, x] x channels of one image and one z."""
     c0, pid = tile_of(tl.program_id(0), C, BLOCK_C)
@@ -171,21 +171,21 @@ def _backward(
     c, y, x = c0 + tl.arange(0, BLOCK_C), y0 + tl.arange(0, BLOCK), x0 + tl.arange(0, BLOCK)
     y1, x1 = tl.minimum(y0 + BLOCK, H) - 1, tl.minimum(x0 + BLOCK, W) - 1
 
-    dtype = rois.dtype.element_ty
+    dtype = table.dtype.element_ty
     total = tl.zeros((BLOCK, BLOCK, BLOCK_C), dtype)  # [y, x, c]
     for first in range(0, K, BOXES):
         boxes = first + tl.arange(0, BOXES)
-        rows = rois + tl.minimum(boxes, K - 1) * 7
+        rows = table + tl.minimum(boxes, K - 1) * 10
         hit = (boxes < K) & (tl.load(rows).to(tl.int64) == n)
-        hit &= _touches(rows, 0, SZ, P, NZ, ALIGNED, z, z)
-        hit &= _touches(rows, 1, SY, Q, NY, ALIGNED, y0, y1)
-        hit &= _touches(rows, 2, SX, R, NX, ALIGNED, x0, x1)
+        hit &= _touches(rows, 0, P, NZ, z, z)
+        hit &= _touches(rows, 1, Q, NY, y0, y1)
+        hit &= _touches(rows, 2, R, NX, x0, x1)
         k = tl.min(tl.where(hit, boxes, K))
         while k < K:
-            row = rois + k * 7
-            start_z, step_z, samples_z = side(row, 0, SZ, P, NZ, ALIGNED)
-            start_y, step_y, samples_y = side(row, 1, SY, Q, NY, ALIGNED)
-            start_x, step_x, samples_x = side(row, 2, SX, R, NX, ALIGNED)
+            row = table + k * 10
+            start_z, step_z, samples_z = side(row, 0, NZ)
+            start_y, step_y, samples_y = side(row, 1, NY)
+            start_x, step_x, samples_x = side(row, 2, NX)
             p_low, p_high = _bins_of(start_z, step_z, samples_z, z, z, P)
             q_low, q_high = _bins_of(start_y, step_y, samples_y, y0, y1, Q)
             r_low, r_high = _bins_of(start_x, step_x, samples_x, x0, x1, R)
@@ -198,11 +198,11 @@ def _backward(
                     plane, inside = _tile(here, q, g_q, q_high, r, g_r, r_high, c, g_c, C)
                     patch = tl.zeros((BLOCK, BLOCK, BLOCK_C), dtype)  # [q, r, c]
                     for p in range(p_low, p_high):
-                        weight = _weights(start_z, step_z, samples_z, p, z, D)
+                        weight = _weights(start_z, step_z, samples_z, p, z, D, NZ)
                         patch += weight * tl.load(plane + tl.cast(p, tl.int64) * g_p, inside, 0).to(dtype)
-                    wy = _weights(start_y, step_y, samples_y, q[None, :], y[:, None], H)
+                    wy = _weights(start_y, step_y, samples_y, q[None, :], y[:, None], H, NY)
                     part += _contract(wy, patch, PRECISION)
-                wx = _weights(start_x, step_x, samples_x, r[None, :], x[:, None], W)
+                wx = _weights(start_x, step_x, samples_x, r[None, :], x[:, None], W, NX)
                 total += _contract(wx, part, PRECISION)
             k = tl.min(tl.where(hit & (boxes > k), boxes, K))
     there = out + n.to(tl.int64) * o_n + z.to(tl.int64) * o_z
@@ -220,9 +220,10 @@ def forward(out: torch.Tensor, features: torch.Tensor, rois: torch.Tensor, geome
     programs = len(rois) * triton.cdiv(q, BLOCK) * triton.cdiv(r, BLOCK) * triton.cdiv(out.shape[1], block_c)
     walk = max(1, min(p, programs * p // PROGRAMS))
     with device_of(out):
+        table = measure(rois, features, geometry)
         _forward[(programs * triton.cdiv(p, walk),)](
-            features, rois_for_sums(rois, features), out, *features.shape, walk, *features.stride(), *out.stride(),
-            *constants(geometry), _precision(features), BLOCK, block_c, **OPTIONS,
+            features, table, out, *features.shape[1:], walk, *features.stride(), *out.stride(),
+            *geometry.output_size, *geometry.sampling_ratio, _precision(features), BLOCK, block_c, **OPTIONS,
         )  # fmt: skip
 
 
@@ -232,9 +233,10 @@ def backward(out: torch.Tensor, grad: torch.Tensor, rois: torch.Tensor, geometry
     block_c = channels_of_a_tile(grad.stride(1) == out.stride(1) == 1)
     programs = n * d * triton.cdiv(h, BLOCK) * triton.cdiv(w, BLOCK) * triton.cdiv(c, block_c)
     with device_of(out):
+        table = measure(rois, out, geometry)
         _backward[(programs,)](
-            grad, rois_for_sums(rois, grad), out, len(rois), c, d, h, w, *grad.stride(), *out.stride(),
-            *constants(geometry), _precision(grad), BLOCK, block_c, BOXES, **OPTIONS,
+            grad, table, out, len(rois), c, d, h, w, *grad.stride(), *out.stride(),
+            *geometry.output_size, *geometry.sampling_ratio, _precision(grad), BLOCK, block_c, BOXES, **OPTIONS,
         )  # fmt: skip
 
 
