@@ -1,12 +1,14 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from weakseg_lib import runs
 from weakseg_lib.data.files import write_json
-from weakseg_lib.runs import RUN_FORMAT, load_run, load_tensors, read_config, save_tensors
+from weakseg_lib.runs import RUN_FORMAT, find_run, load_run, load_tensors, read_config, save_tensors
 
 
 def change(path, **values):
@@ -32,6 +34,16 @@ def test_the_averaged_weights_are_the_ones_used(trained):
     used = load_run(trained[0], "cpu").network.state_dict()
     assert all(torch.equal(used[key], value) for key, value in checkpoint["average"].items())
     assert any(not torch.equal(used[key], value) for key, value in checkpoint["network"].items())
+
+
+def test_weights_that_come_along_are_found_by_name(make_run, tmp_path, monkeypatch):
+    """Unless a folder of that name is there: it is what the user means."""
+    monkeypatch.setattr(runs, "PRETRAINED", tmp_path)
+    folder = make_run()
+    folder.rename(tmp_path / "nuclei")
+    assert find_run("nuclei") == tmp_path / "nuclei" and load_run("nuclei", "cpu").info["has_masks"]
+    monkeypatch.chdir(tmp_path)
+    assert find_run("nuclei") == Path("nuclei") and find_run("a/nuclei") == Path("a/nuclei")
 
 
 def test_folders_that_are_no_runs(tmp_path, refused):

@@ -9,6 +9,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 
 from weakseg_lib import train
@@ -16,10 +17,12 @@ from weakseg_lib.cli import main
 from weakseg_lib.data.files import write_json
 from weakseg_lib.data.stacks import Sequence
 from weakseg_lib.errors import InputError
-from weakseg_lib.prediction import predict_stack
+from weakseg_lib.evaluation import evaluate
+from weakseg_lib.prediction import predict, predict_stack
 from weakseg_lib.runs import load_run, read_config, read_info
-from weakseg_lib.train import COLUMNS, fit
+from weakseg_lib.train import fit
 
+COLUMNS = ("step", "seconds", "lr", "loss", "loss_class", "loss_box", "loss_mask")
 WRITTEN = {"run.json", "config.json", "log.csv", "checkpoint.pt", "weights.pt"}
 
 
@@ -129,6 +132,41 @@ def test_without_masks_the_detector_is_trained_alone_with_a_warning(make_sequenc
     with pytest.warns(UserWarning, match="no instance has a mask, so only the detector"):
         run = train_quietly(make_sequence(share=0.0), tmp_path / "run", tiny)
     assert run.info["has_masks"] is False and run.info["masks"] == 0
+
+
+def test_voxresnet_learns_from_full_labels_and_predicts_in_two_readings(make_sequence, tmp_path, tiny):
+    """No weak annotation is asked for. These cells touch no other: 100 steps part them from the background."""
+    sequence = make_sequence(share=None)
+    config = tiny.replace(method="voxresnet", steps=100, learning_rate=1e-2, border_um=0.25)
+    run = fit([sequence], tmp_path / "run", config, device="cpu", progress=False)
+    assert run.info["masks"] == run.info["instances"] > 0 and run.info["training_detection_f1"] > 0.9
+    header = (tmp_path / "run/log.csv").read_text().splitlines()[0]
+    assert header == "step,seconds,lr,loss,loss_voxels,loss_branches"
+    volumes = {}
+    for reading in ("grown", "literal"):
+        predict(
+            tmp_path / "run", [sequence], tmp_path / reading, reading=reading, device="cpu", progress=False
+        )
+        found = evaluate(tmp_path / reading, sequence, progress=False)["groups"]["01"]
+        volumes[reading] = np.count_nonzero(tifffile.imread(tmp_path / reading / "mask000.tif"))
+        if reading == "grown":
+            assert found["detection_f1"] > 0.9 and found["segmentation_f1"] > 0.8
+    assert volumes["literal"] < 0.8 * volumes["grown"]  # the boundary is left out
+
+
+def test_masks_are_taken_from_full_labels_when_asked(make_sequence, tmp_path, tiny, refused):
+    """The same annotation as `weakseg annotate` makes, without a folder for each share."""
+    sequence = make_sequence(share=0.5)
+    runs = [
+        fit([sequence], tmp_path / name, tiny, seed=0, masks=masks, device="cpu", progress=False).info
+        for name, masks in (("files", None), ("made", 0.5), ("all", 1.0))
+    ]
+    assert runs[0]["data"] == runs[1]["data"] != runs[2]["data"]
+    assert runs[2]["masks"] == runs[2]["instances"]
+    labels = sequence.with_name("01_GT") / "SEG/man_seg000.tif"
+    labels.unlink()
+    with refused(labels):
+        fit([sequence], tmp_path / "none", tiny.replace(method="voxresnet"), device="cpu", progress=False)
 
 
 def test_without_boxes_there_is_nothing_to_learn(make_sequence, tmp_path, tiny, refused):
