@@ -30,7 +30,7 @@ def test_the_trials_of_a_table_and_of_the_curve():
     assert len({t.name for t in curve}) == len(curve)
     # The annotation of both methods is the same data, and the settings differ in the method alone.
     weak, full = HL60.config("laptop", "weak"), HL60.config("laptop", "voxresnet")
-    assert weak.steps <= full.steps and (weak.crop, weak.batch) == (full.crop, full.batch)
+    assert full.steps >= 0.8 * weak.steps and (weak.crop, weak.batch) == (full.crop, full.batch)
 
 
 def test_frames_are_spread_over_the_groups():

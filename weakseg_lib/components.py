@@ -16,7 +16,15 @@ from weakseg_lib.measures import count_overlaps, detection, segmentation
 from weakseg_lib.tiling import VIEWS, tiles
 
 MOST_STACKS = 8  # that the free numbers are chosen on
-CELL_LEVELS = (0.5, 0.8, 0.95, 0.98, 0.99, 0.995, 0.998)  # high: a bridge of less sure voxels fuses neighbours
+CELL_LEVELS = (
+    0.5,
+    0.8,
+    0.95,
+    0.98,
+    0.99,
+    0.995,
+    0.998,
+)  # high: a bridge of less sure voxels fuses neighbours
 SMALLEST = (0.0, 0.05, 0.2)  # least component, as a share of the median instance's volume
 READINGS = ("grown", "literal")
 

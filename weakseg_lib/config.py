@@ -43,6 +43,9 @@ class Config:
     mask_channels: int = 32
     rois: int = 8  # regions a crop for the mask head
     soft_targets: bool = True  # mask targets are the covered share of each mask voxel, not 0 or 1
+    dice: float = (
+        0.0  # weight of a Dice term beside the paper's cross-entropy, for cells that fill little of their box
+    )
     box_supervision: float = (
         0.0  # weight of the projection loss on instances without a mask; 0 = the paper's rule
     )
@@ -90,6 +93,7 @@ PAPER = Config(
 PAPER_METHOD = {
     "soft_targets": False,
     "roi_margin": 0.0,
+    "dice": 0.0,
     "box_supervision": 0.0,
     "box_weight": 1.0,
     "smallest": 0.0,
@@ -174,6 +178,7 @@ _LIMITS = {
     "roi_margin": lambda c, v: v >= 0,
     "mask_channels": lambda c, v: v >= 2,
     "rois": lambda c, v: v >= 1,
+    "dice": lambda c, v: v >= 0,
     "box_supervision": lambda c, v: v >= 0,
     "steps": lambda c, v: v >= 0,
     "minutes": lambda c, v: v >= 0,

@@ -44,8 +44,21 @@ def test_loss_against_loops(logits, targets):
     np.testing.assert_allclose(mask_loss(logits, targets, WEIGHT).item(), total / 2, rtol=1e-6)  # float32
 
 
-def test_an_instance_without_a_mask_has_exactly_no_gradient(logits, targets):
-    mask_loss(logits, targets, WEIGHT).backward()
+def test_the_dice_term_against_loops(logits, targets):
+    total = 0.0
+    for k in (0, 2):
+        values = zip(logits[k].flatten().tolist(), targets[k].flatten().tolist(), strict=True)
+        pairs = [(1 / (1 + math.exp(-v)), t) for v, t in values]
+        total += 1 - 2 * sum(p * t for p, t in pairs) / sum(p * p + t * t for p, t in pairs)
+    found = mask_loss(logits, targets, WEIGHT, dice=0.7) - mask_loss(logits, targets, WEIGHT)
+    np.testing.assert_allclose(found.item(), 0.7 * total / 2, rtol=1e-5)  # float32
+    perfect = torch.where(targets > 0.5, 100.0, -100.0)
+    assert mask_loss(perfect, (targets > 0.5).float(), WEIGHT, dice=1.0).item() < 1e-6
+
+
+@pytest.mark.parametrize("dice", [0.0, 1.0])
+def test_an_instance_without_a_mask_has_exactly_no_gradient(logits, targets, dice):
+    mask_loss(logits, targets, WEIGHT, dice).backward()
     assert torch.equal(logits.grad[WEIGHT == 0], torch.zeros(3, M, M, M))
     assert (logits.grad[WEIGHT > 0].flatten(1).abs().sum(1) > 0).all()
 

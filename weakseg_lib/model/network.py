@@ -90,7 +90,7 @@ class Network(nn.Module):
         parts = {"class": classification, "box": regression * self.config.box_weight}
         if len(batch.weights):
             logits = self.masks(maps, batch.rois, batch.roi_classes)
-            parts["mask"] = mask_loss(logits, batch.targets, batch.weights)
+            parts["mask"] = mask_loss(logits, batch.targets, batch.weights, self.config.dice)
             if self.config.box_supervision:
                 weak = projection_loss(logits, batch.inside, 1 - batch.weights)
                 parts["mask"] = parts["mask"] + self.config.box_supervision * weak
