@@ -8,6 +8,7 @@ import pytest
 from weakseg_lib import experiments, reproduce
 from weakseg_lib.config import PRESETS
 from weakseg_lib.experiments import EXPERIMENTS, SHARES, Experiment, spread
+from weakseg_lib.pictures import draw_reproduction
 from weakseg_lib.reproduce import reproduce as run
 
 HL60 = EXPERIMENTS["hl60"]
@@ -71,8 +72,10 @@ def test_every_row_is_made_once(tiny_experiment, tmp_path, monkeypatch):
         low, high = row["segmentation_f1"]["interval"]
         assert 0 <= low <= high <= 1 and row["fit_minutes"] and row["device"] == "cpu"
     assert rows[1]["hours"] > rows[3]["hours"] > 0 and rows[1]["masks_number"] == rows[1]["instances"]
+    drawn = {path.name for path in draw_reproduction(table.parent)}
+    assert "hours.png" in drawn and "worst_weak_0.5_seed0.png" in drawn and len(drawn) == 6
     text = table.read_text()
-    assert "real data" in text and "the paper's, on its own data" in text and "0.9000" in text
+    assert "real data" in text and "the paper, on its own data" in text and "0.9000" in text
 
     monkeypatch.setattr(reproduce, "fit", None)  # nothing may be trained again
     monkeypatch.setattr(reproduce, "predict", None)

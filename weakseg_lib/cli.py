@@ -254,6 +254,7 @@ def _predict(options):
 
 
 def _reproduce(options):
+    from weakseg_lib.pictures import draw_reproduction
     from weakseg_lib.reproduce import reproduce
 
     out = options.out or f"results/reproduce_{options.experiment}_{options.size}"
@@ -261,7 +262,7 @@ def _reproduce(options):
         options.experiment, out, options.size, options.data, options.seeds, options.curve, options.device
     )
     print(table.read_text())
-    print(f"wrote {table}")
+    print(f"wrote {table}; pictures: {', '.join(p.name for p in draw_reproduction(table.parent))}")
 
 
 def _evaluate(options):
@@ -273,26 +274,7 @@ def _evaluate(options):
     if options.json:
         write_json(options.json, scores)
     if options.picture:
-        print(f"drew {_draw_worst(scores, options)}: the stack with the lowest detection F1")
+        from weakseg_lib.pictures import draw_worst
 
-
-def _draw_worst(scores, options) -> Path:
-    from weakseg_lib.data.stacks import read_stack
-    from weakseg_lib.evaluation import read_predicted, read_true
-    from weakseg_lib.plots import save_figure, show_outcome
-    from weakseg_lib.result_files import image_of_truth, pair_stacks
-
-    rows = scores["stacks"]
-    worst = min(range(len(rows)), key=lambda i: rows[i].get("detection_f1") or 0.0)
-    pair = pair_stacks(options.result, options.truth, options.frames)[0][worst]
-    true = read_true(pair.true)
-    predicted = read_predicted(pair.predicted, true)
-    if predicted.labels is None or true.labels is None:
-        raise InputError("--picture", "needs masks on both sides", "leave it out for boxes or markers alone")
-    stack = read_stack(image_of_truth(pair.true.labels), options.voxel_size)
-    names = (pair.group, f"t{pair.frame:03d}" if pair.frame is not None else None)
-    title = ", ".join(
-        ["/".join(filter(None, names)) or "the stack", "brightest voxel along each line of sight"]
-    )
-    figure = show_outcome(stack.image, stack.voxel_size, predicted.labels, true.labels, title=title)
-    return save_figure(figure, options.picture)
+        drawn = draw_worst(scores, options.picture, options.frames, options.voxel_size)
+        print(f"drew {drawn}: the stack with the lowest detection F1")

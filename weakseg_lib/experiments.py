@@ -85,9 +85,9 @@ def _experiments():
         settings={"laptop": {"weak": {"steps": 500}, "voxresnet": {"steps": 400, "cell_size": 0.0}}},
         columns=(("detection_f1", "detection F1"), ("segmentation_f1", "segmentation F1")),
         printed={
-            "weak_0.2": (5.5, (0.9967, 0.9599, 0.9783), (0.9416, 0.8437, 0.8927)),
-            "voxresnet_13": (22.5, (0.9988, 0.9543, 0.9766), (0.9656, 0.8428, 0.9042)),
-            "voxresnet_4": (8.3, (0.9965, 0.9221, 0.9593), (0.9610, 0.7873, 0.8742)),
+            "boxes and 20 % of the masks": (5.5, (0.9967, 0.9599, 0.9783), (0.9416, 0.8437, 0.8927)),
+            "VoxResNet, 13 stacks": (22.5, (0.9988, 0.9543, 0.9766), (0.9656, 0.8428, 0.9042)),
+            "VoxResNet, 4 stacks": (8.3, (0.9965, 0.9221, 0.9593), (0.9610, 0.7873, 0.8742)),
         },
     )
     microglia = Experiment(
@@ -102,9 +102,9 @@ def _experiments():
         },
         columns=(("detection_f1", "detection F1"), ("segmentation_f1", "segmentation F1")),
         printed={
-            "weak_0.3": (54.7, (0.9078,), (0.8424,)),
-            "voxresnet_10": (172.9, (0.9017,), (0.8484,)),
-            "voxresnet_4": (67.5, (0.8761,), (0.8307,)),
+            "boxes and 30 % of the masks": (54.7, (0.9078,), (0.8424,)),
+            "VoxResNet, 10 stacks": (172.9, (0.9017,), (0.8484,)),
+            "VoxResNet, 4 stacks": (67.5, (0.8761,), (0.8307,)),
         },
     )
     celegans = Experiment(
@@ -115,7 +115,7 @@ def _experiments():
         stacks={1: 15, 2: 15},
         settings={"laptop": {"both": {"steps": 600}}},
         columns=(("marker_f1", "marker F1"),),
-        printed={"weak_0.0438769": (None, (0.9495,))},
+        printed={"boxes and 67 of 1527 masks": (None, (0.9495,))},
     )
     return {e.name: e for e in (hl60, microglia, celegans)}
 

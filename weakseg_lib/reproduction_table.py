@@ -121,14 +121,14 @@ def _markdown(experiment: Experiment, rows: list[dict], asked: dict, size: str) 
 
 def _name(row: dict) -> str:
     if row["method"] == "weak":
-        return f"boxes and {row['masks']:.3g} of the masks"
+        return f"boxes and {100 * row['masks']:.3g} % of the masks"
     return f"VoxResNet, {row['stacks']} stacks, {row['reading']}"
 
 
 def _printed(experiment: Experiment, columns) -> list[str]:
     """The paper's own numbers, apart: they are of other data."""
     names = [name for _, name in experiment.columns]
-    head = ["the paper's, on its own data", "hours (printed)", *(f"{n} {c}" for n in names for c in columns)]
+    head = ["the paper, on its own data", "hours (printed)", *(f"{n} {c}" for n in names for c in columns)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row, (hours, *scores) in experiment.printed.items():
         cells = [row, "-" if hours is None else f"{hours}", *(f"{v:.4f}" for score in scores for v in score)]

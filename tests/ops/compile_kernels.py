@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import triton
+import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -19,8 +20,8 @@ from weakseg_lib.ops import roi_align_triton_direct as direct
 
 SIZES = dict(P=14, Q=14, R=14, BLOCK=kernels.BLOCK)
 CONSTANTS = {
-    "_forward": SIZES | dict(PRECISION="tf32x3"),
-    "_backward": SIZES | dict(PRECISION="tf32x3", BOXES=kernels.BOXES),
+    "_forward": SIZES | dict(PRECISION="tf32x3", OFFSET=tl.int32),
+    "_backward": SIZES | dict(PRECISION="tf32x3", OFFSET=tl.int32, BOXES=kernels.BOXES),
     "_direct": SIZES | dict(SCATTER=False),
     "_direct_backward": SIZES | dict(SCATTER=True),
 }

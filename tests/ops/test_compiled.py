@@ -43,13 +43,9 @@ def compiled(tmp_path_factory):
 
 @pytest.mark.parametrize("case", CASES)
 def test_fits_a_gpu(compiled, case):
-    """At most 128 registers: 2 programs of 8 warps fit a multiprocessor, with none spilled to memory.
-
-    The gradient of contiguous features may spill a few: a program keeps two more addresses for each of its values.
-    """
+    """At most 128 registers: 2 programs of 8 warps fit a multiprocessor, with none spilled to memory."""
     found = compiled[case]
     if "channels_last" in case:
         assert found["wide_loads"] > 0, "channels-last features are loaded 128 bits at a time"
     if ":75:" not in case:  # Triton does not promise this GPU: that it compiles is all we ask
-        allowed = 24 if case.startswith("_backward") and "contiguous" in case else 0
-        assert found["spilled_bytes"] <= allowed and found["registers"] <= 128, found
+        assert found["spilled_bytes"] == 0 and found["registers"] <= 128, found

@@ -77,11 +77,11 @@ def _bins_of(start, step, samples, first, last, BINS: tl.constexpr):
 
 
 @triton.jit
-def _tile(corner, i, i_step, i_end, j, j_step, j_end, c, c_step, c_end):
+def _tile(corner, i, i_step, i_end, j, j_step, j_end, c, c_step, c_end, OFFSET: tl.constexpr):
     """Pointers to the tile [i, j, c] of a tensor from `corner` on, and which of them lie within its ends."""
-    rows = (i.to(tl.int64) * i_step)[:, None, None] + (j.to(tl.int64) * j_step)[None, :, None]
+    rows = (i.to(OFFSET) * i_step)[:, None, None] + (j.to(OFFSET) * j_step)[None, :, None]
     inside = (i < i_end)[:, None, None] & (j < j_end)[None, :, None] & (c < c_end)[None, None, :]
-    return corner + rows + (c.to(tl.int64) * c_step)[None, None, :], inside
+    return corner + rows + (c.to(OFFSET) * c_step)[None, None, :], inside
 
 
 @triton.jit
@@ -103,7 +103,7 @@ def _forward(
     f_n, f_c, f_z, f_y, f_x, o_k, o_c, o_p, o_q, o_r,
     P: tl.constexpr, Q: tl.constexpr, R: tl.constexpr,
     NZ: tl.constexpr, NY: tl.constexpr, NX: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
+    PRECISION: tl.constexpr, OFFSET: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """One program: bins [q, r] x channels of one box, for `walk` p: what two of them read is still in the cache."""
     c0, pid = tile_of(tl.program_id(0), C, BLOCK_C)
@@ -131,7 +131,7 @@ def _forward(
             rows = tl.zeros((BLOCK, BLOCK, BLOCK_C), dtype)  # [x, q, c]
             for y0 in range(y_low, y_high, BLOCK):
                 y = y0 + tl.arange(0, BLOCK)
-                plane, inside = _tile(here, y, f_y, y_high, x, f_x, x_high, c, f_c, C)
+                plane, inside = _tile(here, y, f_y, y_high, x, f_x, x_high, c, f_c, C, OFFSET)
                 patch = tl.zeros((BLOCK, BLOCK, BLOCK_C), dtype)  # [y, x, c]
                 for z in range(z_low, z_high):
                     weight = _weights(start_z, step_z, samples_z, p, z, D, NZ)
@@ -141,7 +141,7 @@ def _forward(
             wx = _weights(start_x, step_x, samples_x, r[:, None], x[None, :], W, NX)
             total += _contract(wx, rows, PRECISION)
         there = out + k.to(tl.int64) * o_k + tl.cast(p, tl.int64) * o_p
-        there, inside = _tile(there, q, o_q, Q, r, o_r, R, c, o_c, C)
+        there, inside = _tile(there, q, o_q, Q, r, o_r, R, c, o_c, C, OFFSET)
         tl.store(there, tl.where(known, total, float("nan")).to(out.dtype.element_ty), inside)
 
 
@@ -161,7 +161,7 @@ def _backward(
     g_k, g_c, g_p, g_q, g_r, o_n, o_c, o_z, o_y, o_x,
     P: tl.constexpr, Q: tl.constexpr, R: tl.constexpr,
     NZ: tl.constexpr, NY: tl.constexpr, NX: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr, BOXES: tl.constexpr,
+    PRECISION: tl.constexpr, OFFSET: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr, BOXES: tl.constexpr,
 ):  # fmt: skip
     """One program: voxels [y, x] x channels of one image and one z."""
     c0, pid = tile_of(tl.program_id(0), C, BLOCK_C)
@@ -195,7 +195,7 @@ def _backward(
                 part = tl.zeros((BLOCK, BLOCK, BLOCK_C), dtype)  # [r, y, c]
                 for q0 in range(q_low, q_high, BLOCK):
                     q = q0 + tl.arange(0, BLOCK)
-                    plane, inside = _tile(here, q, g_q, q_high, r, g_r, r_high, c, g_c, C)
+                    plane, inside = _tile(here, q, g_q, q_high, r, g_r, r_high, c, g_c, C, OFFSET)
                     patch = tl.zeros((BLOCK, BLOCK, BLOCK_C), dtype)  # [q, r, c]
                     for p in range(p_low, p_high):
                         weight = _weights(start_z, step_z, samples_z, p, z, D, NZ)
@@ -206,7 +206,7 @@ def _backward(
                 total += _contract(wx, part, PRECISION)
             k = tl.min(tl.where(hit & (boxes > k), boxes, K))
     there = out + n.to(tl.int64) * o_n + z.to(tl.int64) * o_z
-    there, inside = _tile(there, y, o_y, H, x, o_x, W, c, o_c, C)
+    there, inside = _tile(there, y, o_y, H, x, o_x, W, c, o_c, C, OFFSET)
     tl.store(there, total.to(out.dtype.element_ty), inside)
 
 
@@ -223,7 +223,8 @@ def forward(out: torch.Tensor, features: torch.Tensor, rois: torch.Tensor, geome
         table = measure(rois, features, geometry)
         _forward[(programs * triton.cdiv(p, walk),)](
             features, table, out, *features.shape[1:], walk, *features.stride(), *out.stride(),
-            *geometry.output_size, *geometry.sampling_ratio, _precision(features), BLOCK, block_c, **OPTIONS,
+            *geometry.output_size, *geometry.sampling_ratio, _precision(features), _offset(features, out), BLOCK,
+            block_c, **OPTIONS,
         )  # fmt: skip
 
 
@@ -236,13 +237,20 @@ def backward(out: torch.Tensor, grad: torch.Tensor, rois: torch.Tensor, geometry
         table = measure(rois, out, geometry)
         _backward[(programs,)](
             grad, table, out, len(rois), c, d, h, w, *grad.stride(), *out.stride(),
-            *geometry.output_size, *geometry.sampling_ratio, _precision(grad), BLOCK, block_c, BOXES, **OPTIONS,
+            *geometry.output_size, *geometry.sampling_ratio, _precision(grad), _offset(grad, out), BLOCK,
+            block_c, BOXES, **OPTIONS,
         )  # fmt: skip
 
 
 def channels_of_a_tile(together: bool) -> int:
     """As many as leave room in the registers: addresses of channels that do not lie together take some, too."""
     return 16 if together else 8
+
+
+def _offset(*tensors) -> tl.dtype:
+    """Of places within one image or one box: half the registers where they fit into 32 bits."""
+    reach = max(sum((n - 1) * s for n, s in zip(t.shape[1:], t.stride()[1:], strict=True)) for t in tensors)
+    return tl.int32 if reach < 2**31 else tl.int64
 
 
 def _precision(values) -> str:
