@@ -47,6 +47,7 @@ def _rows(experiment: Experiment, out: Path) -> list[dict]:
             "predict_seconds": [m["predict_seconds"] for _, m in members],
             "peak_gib": max(m["peak_gib"] or 0 for _, m in members),
             "device": members[0][1]["device"],
+            "threads": members[0][1]["threads"],
             "torch": members[0][1]["torch"],
         }
         for measure, _ in experiment.columns:

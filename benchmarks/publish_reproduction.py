@@ -1,0 +1,78 @@
+"""Gather what `weakseg reproduce` wrote into benchmarks/results/reproduction: tables, pictures, and how they were made.
+
+    python benchmarks/publish_reproduction.py results/reproduce_hl60_laptop results/reproduce_microglia_laptop ...
+
+notes.md there is written by hand: what was seen, what differs, what did not work. It stands above the tables.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from common import RESULTS
+
+from weakseg_lib.annotation_time import printed_hours
+from weakseg_lib.data.files import atomic_write_text
+from weakseg_lib.pictures import draw_reproduction
+
+TARGET = RESULTS / "reproduction"
+
+
+def section(out: Path) -> str:
+    """The table of one experiment, its command and its pictures, which are copied."""
+    table = json.loads((out / "table.json").read_text())
+    name = f"{table['experiment']}_{table['size']}"
+    rows = table["rows"]
+    seeds = max(len(row["seeds"]) for row in rows)
+    shutil.copyfile(out / "table.json", TARGET / f"{name}.json")
+    pictures = []
+    for path in draw_reproduction(out):
+        if path.name == "hours.png" and len(rows) < 2:
+            continue
+        shutil.copyfile(path, TARGET / f"{name}_{path.name}")
+        pictures.append(f"![{path.stem.replace('_', ' ')}]({name}_{path.name})")
+    minutes = "; ".join(f"{row['row']} {'/'.join(map(str, row['fit_minutes']))}" for row in rows)
+    first = rows[0]
+    text = (out / "table.md").read_text().replace("# ", "## ", 1)
+    return "\n".join(
+        [
+            text,
+            f"Command: `weakseg reproduce {table['experiment']} --size {table['size']} --seeds {seeds}`. Device: "
+            f"{first['device']}, {first['threads']} thread(s), torch {first['torch']}. Training, minutes of each seed: "
+            f"{minutes}. Most memory: {max(row['peak_gib'] for row in rows):.1f} GiB.",
+            "",
+            *pictures,
+            "",
+        ]
+    )
+
+
+def hours() -> str:
+    lines = [
+        "## The paper's hours against its own rule",
+        "",
+        "T = N b + f N m with m = 30 b, from the printed time of full annotation (weakseg_lib/annotation_time.py).",
+        "",
+        "| | printed (h) | computed (h) | residual (h) |",
+        "|---|---|---|---|",
+    ]
+    lines += [f"| {p.what} | {p.printed} | {p.computed:.2f} | {p.residual:+.2f} |" for p in printed_hours()]
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", type=Path, nargs="+", metavar="OUT")
+    options = parser.parse_args()
+    TARGET.mkdir(exist_ok=True)
+    notes = (TARGET / "notes.md").read_text() if (TARGET / "notes.md").is_file() else ""
+    parts = [notes, *(section(out) for out in options.folders), hours()]
+    atomic_write_text(TARGET / "README.md", "\n".join(parts))
+    print(f"wrote {TARGET / 'README.md'}")
+
+
+if __name__ == "__main__":
+    main()
