@@ -443,6 +443,7 @@ def test_auto_falls_back_once_with_a_warning(features, monkeypatch):
         ({"boxes": [torch.zeros(1, 7)] * 2}, "boxes must be"),
         ({"boxes": torch.tensor([[2.0, 0, 0, 0, 1, 1, 1]])}, "batch index"),
         ({"boxes": torch.tensor([[-1.0, 0, 0, 0, 1, 1, 1]])}, "batch index"),
+        ({"boxes": torch.tensor([[0.5, 0, 0, 0, 1, 1, 1]])}, "batch index out of range or not whole"),
         ({"boxes": [torch.zeros(1, 6)] * 3}, "a list of 2 tensors"),
         ({"boxes": torch.zeros(1, 7, device="meta")}, "move one of them"),
         ({"output_size": 0}, "output_size"),

@@ -162,9 +162,12 @@ def _forward(features, rois, output_size, spatial_scale, sampling_ratio, aligned
     if rois.device.type == "cpu" and len(rois):
         if not rois.isfinite().all():
             raise ValueError("boxes must be finite, got NaN or infinity")
-        low, high = (int(v) for v in rois[:, 0].aminmax())
-        if low < 0 or high >= len(features):
-            raise ValueError(f"boxes: batch index out of range, {low}..{high} for {len(features)} images")
+        index = rois[:, 0]
+        if index.min() < 0 or index.max() >= len(features) or (index != index.floor()).any():
+            found = f"{index.min():g}..{index.max():g}"
+            raise ValueError(
+                f"boxes: batch index out of range or not whole, {found} for {len(features)} images"
+            )
     out = _output_like(features, rois, output_size)
     geometry = Geometry(output_size, spatial_scale, sampling_ratio, aligned)
     _run(backend, "forward", out, features, rois, geometry)
