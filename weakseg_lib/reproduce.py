@@ -138,7 +138,8 @@ def _run(trial: Trial, experiment: Experiment, source: Path, out: Path, size: st
                 device=device,
             )
         seconds = time.perf_counter() - began
-        scores = evaluate(result, source, frames="predicted")
+        groups = list(experiment.test)
+        scores = evaluate(result, source if len(groups) > 1 else source / groups[0], frames="predicted")
         about = {
             "trial": dataclasses.asdict(trial),
             "reading": reading if trial.method == "voxresnet" else None,

@@ -97,9 +97,9 @@ def _markdown(experiment: Experiment, rows: list[dict], asked: dict, size: str) 
     data = f"real data, {asked['data']}" if asked["real"] else f"simulated stacks, {size} size, seed 0"
     head = ["method", "masks", "hours (computed)"]
     groups = sorted(experiment.test)
-    columns = [*(f"group {int(g)}" for g in groups), "mean"] if len(groups) > 1 else ["F1"]
+    columns = [*(f" group {int(g)}" for g in groups), " mean"] if len(groups) > 1 else [""]
     for _, name in experiment.columns:
-        head += [f"{name} {c}" for c in columns] + ["95 % interval"]
+        head += [name + c for c in columns] + ["95 % interval"]
     lines = [f"# {experiment.name}: {data}", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
         cells = [_name(row), f"{row['masks_number']} of {row['instances']}", f"{row['hours']:.2f}"]
@@ -129,7 +129,7 @@ def _name(row: dict) -> str:
 def _printed(experiment: Experiment, columns) -> list[str]:
     """The paper's own numbers, apart: they are of other data."""
     names = [name for _, name in experiment.columns]
-    head = ["the paper, on its own data", "hours (printed)", *(f"{n} {c}" for n in names for c in columns)]
+    head = ["the paper, on its own data", "hours (printed)", *(n + c for n in names for c in columns)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row, (hours, *scores) in experiment.printed.items():
         cells = [row, "-" if hours is None else f"{hours}", *(f"{v:.4f}" for score in scores for v in score)]

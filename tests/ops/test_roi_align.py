@@ -453,6 +453,17 @@ def test_auto_falls_back_once_with_a_warning(features, monkeypatch):
         ({"spatial_scale": (1.0, 1.0)}, "spatial_scale"),
         ({"sampling_ratio": (1, 1, 1, 1)}, "sampling_ratio"),
         ({"backend": "cuda"}, "backend must be one of auto"),
+        ({"features": torch.zeros(2, 1, 5, 6, 7, dtype=torch.float8_e5m2)}, "features must be a float"),
+        ({"boxes": None}, "boxes must be"),
+        ({"boxes": "boxes"}, "boxes must be"),
+        ({"boxes": torch.zeros(1, 7, dtype=torch.bool)}, "boxes must be"),
+        ({"boxes": [torch.zeros(1, 6, dtype=torch.complex64)] * 2}, "boxes must be"),
+        ({"output_size": {2, 3, 4}}, "output_size"),
+        ({"output_size": b"abc"}, "output_size"),
+        ({"output_size": 10**30}, "output_size"),
+        ({"sampling_ratio": 10**20}, "sampling_ratio"),
+        ({"spatial_scale": "555"}, "spatial_scale"),
+        ({"aligned": None}, "aligned must be True or False"),
     ],
 )
 def test_wrong_arguments(change, words):
@@ -466,3 +477,34 @@ def test_rows_of_an_interpolation_matrix_inside_sum_to_one():
     matrix = interpolation_matrix(start, length, 4, 10, 0)
     assert matrix.shape == (3, 4, 10) and (matrix >= 0).all()
     np.testing.assert_allclose(matrix.sum(2), 1, atol=1e-14)  # a handful of additions
+
+
+def test_sizes_may_be_numpy_or_torch_numbers(features):
+    wanted = roi_align_3d(features, BOXES, 2)
+    for size in (np.int64(2), np.array(2), torch.tensor(2), np.array([2, 2, 2]), (np.int32(2), 2, 2.0)):
+        assert torch.equal(roi_align_3d(features, BOXES, size), wanted)
+
+
+@pytest.mark.parametrize(
+    ("layers", "scales"), [(2, [1.0]), (2, 0.5), (0, [])], ids=["too few scales", "one scale", "no layers"]
+)
+def test_layers_and_scales_must_be_as_many(features, layers, scales):
+    with pytest.raises(ValueError, match="lists of one length, an entry a layer"):
+        roi_align_3d_multi([features] * layers, BOXES, 2, scales)
+
+
+def test_a_box_that_is_not_finite_leaves_the_others_alone(features):
+    """On a GPU, where boxes are not read, it must not reach this far; here the backend is called past the check."""
+    from weakseg_lib.ops import roi_align_separable
+    from weakseg_lib.ops.roi_align_reference import Geometry
+
+    geometry = Geometry((2, 2, 2), (1.0,) * 3, (0, 0, 0), True)
+    broken = BOXES[:4].clone()
+    broken[1, 4], broken[2, 0] = math.nan, math.inf
+    wanted, found = (torch.zeros(4, features.shape[1], 2, 2, 2, dtype=torch.float64) for _ in range(2))
+    roi_align_separable.forward(wanted, features, BOXES[:4], geometry)
+    roi_align_separable.forward(found, features, broken, geometry)
+    assert torch.equal(found[[0, 3]], wanted[[0, 3]]) and found[1:3].isnan().all()
+    gradient = torch.zeros_like(features)
+    roi_align_separable.backward(gradient, torch.ones_like(found), broken, geometry)
+    assert gradient.isfinite().all()

@@ -2,7 +2,7 @@
 
 The paper's section 2.2: "for each sampling point, we first find the 8 nearest neighbor points on the feature
 maps, and then apply trilinear interpolation". Semantics are those of torchvision's `roi_align` (He et al. 2017)
-with one axis more. One function, three backends with one answer; to understand it, read them in this order:
+with one axis more. One function; the ways to compute it have one answer. To understand it, read them in this order:
 
     reference   roi_align_reference.py   the definition, a loop over samples in float64
     separable   roi_align_separable.py   three matrix products a box, in torch; CPUs, and GPUs without Triton
@@ -24,24 +24,26 @@ forward and 38 to 53 with the gradient (contiguous features: 21 and 28), at 7 bi
 sm_90, by turns every dtype, ratio and layout): at most 128 registers and no spills, with 128-bit loads where features
 are channels last; float64 and tensors of which one image takes more than 2^31 elements spill.
 
-What it does not do. No gradient for boxes, no rotated boxes, no forward-mode differentiation. A NaN or an infinity
-under a box spreads over the box's bins, as 0 * inf is NaN. Triton works out positions in float32: at -1 and at the
-extent, where a sample stops to count, it may decide otherwise than the other backends. "auto" takes float64 to the
-separable backend; that one, on a GPU, copies the whole map for each box of a batch, and as its sums are atomic there
-its gradient repeats bit for bit only under `torch.use_deterministic_algorithms`, where "triton_direct" refuses to run.
+What it does not do. No gradient for boxes, no rotated boxes, no forward-mode differentiation, no torch.func transforms.
+A NaN or an infinity under a box spreads over the box's bins, as 0 * inf is NaN. Triton measures boxes in float64 and
+works out positions in float32: at -1 and at the extent, where a sample stops to count, it may decide otherwise than the
+other backends. "auto" takes float64 to the separable backend; that one, on a GPU, copies the whole map for each box of
+a batch, and as its sums are atomic there its gradient repeats bit for bit only under
+`torch.use_deterministic_algorithms`, where the gradient of "triton_direct" refuses to run.
 """
 
 import importlib
 import math
 import os
 import warnings
-from collections.abc import Iterable
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 from weakseg_lib.ops.roi_align_reference import Geometry
 
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 BACKENDS = ("auto", "reference", "separable", "triton", "triton_direct")
 
 
@@ -76,15 +78,19 @@ def roi_align_3d(
     Raises:
         ValueError: wrong rank, box width, dtype, device, batch index, output size, scale, sampling ratio or backend,
             or boxes that are not finite. Boxes on a GPU are not read, as the host would have to wait: there a batch
-            index that is no image gives NaN, and no gradient.
+            index that is no image, and a box that is not finite, give NaN and no gradient.
     """
-    if not isinstance(features, torch.Tensor) or features.ndim != 5 or not features.is_floating_point():
-        raise ValueError(f"features must be a float tensor (N, C, D, H, W), got {_kind(features)}")
+    if not isinstance(features, torch.Tensor) or features.ndim != 5 or features.dtype not in DTYPES:
+        raise ValueError(
+            f"features must be a float tensor (N, C, D, H, W), 16 to 64 bit, got {_kind(features)}"
+        )
     if 0 in features.shape[2:]:
         raise ValueError(f"features must have at least one voxel an axis, got {tuple(features.shape)}")
     rois = _as_table(boxes, features.shape[0])
     if rois.device != features.device:
         raise ValueError(f"boxes are on {rois.device}, features on {features.device}: move one of them")
+    if not isinstance(aligned, bool):
+        raise ValueError(f"aligned must be True or False, got {aligned!r}")
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     if "triton" in backend and not features.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
@@ -106,7 +112,11 @@ def roi_align_3d_multi(features, boxes, output_size, spatial_scales, **options) 
     """`roi_align_3d` of the same boxes on several layers, concatenated along the channels (section 2.2: two layers).
 
     features: a list of (N, C_i, D_i, H_i, W_i); spatial_scales: one for each. -> (K, sum C_i, *output_size).
+    Raises ValueError where these are not as many, and as `roi_align_3d` does.
     """
+    lists = isinstance(features, list | tuple) and isinstance(spatial_scales, list | tuple)
+    if not lists or not features or len(features) != len(spatial_scales):
+        raise ValueError("features and spatial_scales must be lists of one length, an entry a layer")
     return torch.cat(
         [
             roi_align_3d(layer, boxes, output_size, scale, **options)
@@ -119,17 +129,24 @@ def roi_align_3d_multi(features, boxes, output_size, spatial_scales, **options) 
 def _as_table(boxes, images: int) -> torch.Tensor:
     wanted = "boxes must be a real tensor (K, 7) or a list of (k, 6), one an image"
     if isinstance(boxes, torch.Tensor):
-        if boxes.ndim != 2 or boxes.shape[1] != 7 or boxes.is_complex():
+        if not _is_table(boxes, 7):
             raise ValueError(f"{wanted}, got {_kind(boxes)}")
         return boxes
+    if not isinstance(boxes, list | tuple):
+        raise ValueError(f"{wanted}, got {_kind(boxes)}")
     if len(boxes) != images:
         raise ValueError(f"boxes must be a list of {images} tensors, one an image, got {len(boxes)}")
     for b in boxes:
-        if not isinstance(b, torch.Tensor) or b.ndim != 2 or b.shape[1] != 6 or b.device != boxes[0].device:
+        if not isinstance(b, torch.Tensor) or not _is_table(b, 6) or b.device != boxes[0].device:
             raise ValueError(f"{wanted}, all on one device; got a list with {_kind(b)}")
     # Half precision does not know the numbers of many images.
     boxes = [b if b.dtype == torch.float64 else b.float() for b in boxes] or [torch.zeros(0, 6)]
     return torch.cat([torch.cat([b.new_full((b.shape[0], 1), i), b], 1) for i, b in enumerate(boxes)])
+
+
+def _is_table(boxes: torch.Tensor, width: int) -> bool:
+    real = boxes.dtype in DTYPES or boxes.dtype in (torch.int16, torch.int32, torch.int64)
+    return real and boxes.layout == torch.strided and boxes.ndim == 2 and boxes.shape[1] == width
 
 
 def _kind(value) -> str:
@@ -139,12 +156,14 @@ def _kind(value) -> str:
 
 
 def _three(value, name: str, kind) -> list:
-    given = list(value) if isinstance(value, Iterable) else [value] * 3
+    if isinstance(value, torch.Tensor | np.ndarray):
+        value = value.tolist()
+    given = list(value) if isinstance(value, list | tuple) else [value] * 3
     try:
-        three = [kind(v) for v in given]
+        three = [kind(v) for v in given if not isinstance(v, str | bytes | bool)]
     except (TypeError, ValueError, OverflowError):
         three = []
-    if len(three) != 3 or (kind is int and three != given):
+    if len(three) != 3 or (kind is int and (three != given or max(map(abs, three)) >= 2**31)):
         what = "whole number" if kind is int else "number"
         raise ValueError(f"{name} must be one {what} or one an axis (z, y, x), got {value!r}")
     return three

@@ -89,11 +89,14 @@ def interpolation_matrix(
         samples, most = torch.full_like(width, float(ratio)), ratio
     else:
         samples = torch.ceil(width).clamp(min=0)
-        # Samples are then half a voxel or more apart, so that no more than these of a bin can lie on the map.
-        most = int(min(max(1, samples.max()), 2 * extent + 6)) if len(samples) else 1
+        # Samples are then half a voxel or more apart: of a bin no more than 2 (extent + 1) + 1 can lie on the map,
+        # from -1 to extent, and 3 more are for where we begin.
+        most = 2 * extent + 6
+        if samples.device.type == "cpu" and len(samples):  # elsewhere the host would wait to read it
+            most = int(min(max(1, samples.max()), most))
     number = samples.clamp(min=1)
     sample = torch.arange(most, device=start.device, dtype=start.dtype)
-    if ratio <= 0:  # begin shortly before the map, where a bin begins long before it
+    if ratio <= 0:  # the number of the first sample that is not left of -1, less 2 for rounding
         sample = sample + ((-1 - start - width * bin) * number / width - 2).nan_to_num(0).floor().clamp(min=0)
     position = start + width * (bin + (sample + 0.5) / number)
     weight = ((sample < samples) & (position >= -1) & (position <= extent)) / number
@@ -131,7 +134,9 @@ def _batches(features, rois, geometry: Geometry, of_unknown: float):
     extents, device, dtype = features.shape[2:], features.device, _dtype_of_sums(features)
     # In float64 where there is one: the last bit decides whether a sample at the border counts.
     exact = torch.float32 if device.type == "mps" else torch.float64
-    sides = [box_side(rois.to(exact), axis, geometry) for axis in range(3)]
+    unknown = ~(rois.isfinite().all(1) & (rois[:, 0] >= 0) & (rois[:, 0] < len(features)))
+    rois = rois.to(exact).masked_fill(unknown[:, None], 0)
+    sides = [box_side(rois, axis, geometry) for axis in range(3)]
     if device.type == "cpu":
         origins, ends = zip(*map(_touched, sides, extents), strict=True)
         windows = torch.stack(ends, 1) - torch.stack(origins, 1)
@@ -156,10 +161,8 @@ def _batches(features, rois, geometry: Geometry, of_unknown: float):
                 sides, geometry.output_size, extents, geometry.sampling_ratio, origin, window, strict=True
             )
         ]
-        image = rois[some, 0].long()
-        unknown = (image < 0) | (image >= len(features))
-        matrices[0] = matrices[0].masked_fill(unknown[:, None, None], of_unknown)
-        yield _Batch(some, image.clamp(0, len(features) - 1), window, origin, matrices)
+        matrices[0] = matrices[0].masked_fill(unknown[some, None, None], of_unknown)
+        yield _Batch(some, rois[some, 0].long(), window, origin, matrices)
 
 
 def _touched(side, extent: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""3D RoIAlign in Triton as the paper words it, 8 neighbours a sample: the kernel to read first, and its launch.
+"""3D RoIAlign in Triton as the paper words it, 8 neighbours a sample: of the kernels the one to read first.
 
 It is there to be read and to be compared with: roi_align_triton.py, which is used, shares its geometry and moves less.
 """
