@@ -21,8 +21,9 @@ times on the way back. Separable: also a copy of the voxels under a few boxes at
 Measured. CPU: benchmarks/results/roi_align_cpu.md, at ratio 2 and 14 bins 29 to 35 times faster than `grid_sample`
 forward and 38 to 53 with the gradient (contiguous features: 21 and 28), at 7 bins 6 and 9. GPU: not measured yet;
 `python benchmarks/roi_align.py` on one does it. Read from the compiled kernels (tests/ops/test_compiled.py: sm_80 to
-sm_90, by turns every dtype, ratio and layout): at most 128 registers and no spills, with 128-bit loads where features
-are channels last; float64 and tensors of which one image takes more than 2^31 elements spill.
+sm_90, by turns every dtype, ratio and layout): at most 128 registers and no spills (with Triton 3.6 8 bytes, once),
+with 128-bit loads where features are channels last; float64, and tensors of which one image takes more than 2^31
+elements, spill.
 
 What it does not do. No gradient for boxes, no rotated boxes, no forward-mode differentiation, no torch.func transforms.
 A NaN or an infinity under a box spreads over the box's bins, as 0 * inf is NaN. Triton measures boxes in float64 and
