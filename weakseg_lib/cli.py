@@ -276,5 +276,7 @@ def _evaluate(options):
     if options.picture:
         from weakseg_lib.pictures import draw_worst
 
-        drawn = draw_worst(scores, options.picture, options.frames, options.voxel_size)
+        drawn = draw_worst(
+            scores, options.result, options.truth, options.picture, options.frames, options.voxel_size
+        )
         print(f"drew {drawn}: the stack with the lowest detection F1")

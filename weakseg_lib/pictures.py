@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from matplotlib.ticker import ScalarFormatter
-
 from weakseg_lib.data.files import read_json
 from weakseg_lib.data.stacks import read_stack
 from weakseg_lib.errors import InputError
@@ -13,14 +11,16 @@ from weakseg_lib.result_files import image_of_truth, pair_stacks
 from weakseg_lib.three_views import FONT, new_figure
 
 
-def draw_worst(scores: dict, path, frames=None, voxel_size=None) -> Path:
-    """Draw hits, misses and false alarms of the stack with the lowest detection F1; `scores`: what `evaluate` returns.
+def draw_worst(scores: dict, result, truth, path, frames=None, voxel_size=None) -> Path:
+    """Draw hits, misses and false alarms of the stack with the lowest detection F1.
+
+    scores: what `evaluate` returned for `result`, `truth` and `frames`.
 
     Raises InputError where there are masks on one side only.
     """
     rows = scores["stacks"]
     worst = min(range(len(rows)), key=lambda i: rows[i].get("detection_f1") or 0.0)
-    pair = pair_stacks(scores["result"], scores["truth"], frames)[0][worst]
+    pair = pair_stacks(result, truth, frames)[0][worst]
     true = read_true(pair.true)
     predicted = read_predicted(pair.predicted, true)
     if predicted.labels is None or true.labels is None:
@@ -38,12 +38,14 @@ def draw_reproduction(out: Path) -> list[Path]:
     """OUT/hours.png, and OUT/worst_ROW.png for the first seed of every row, of what `reproduce` wrote to OUT."""
     table = read_json(out / "table.json")
     drawn = [save_figure(plot_hours(table), out / "hours.png")]
+    data = Path(read_json(out / "experiment.json")["data"])
     for path in sorted((out / "scores").glob("*_seed0*.json")):
         scores = read_json(path)["scores"]
-        try:
-            drawn.append(draw_worst(scores, out / f"worst_{path.stem}.png", "predicted"))
-        except InputError:  # truth by markers alone: there is nothing to outline
-            continue
+        groups = list(scores["groups"])
+        if "segmentation_f1" in scores["groups"][groups[0]]:  # else there is nothing to outline
+            truth = data if len(groups) > 1 else data / groups[0]
+            result = out / "predictions" / path.stem
+            drawn.append(draw_worst(scores, result, truth, out / f"worst_{path.stem}.png", "predicted"))
     return drawn
 
 
@@ -70,8 +72,6 @@ def plot_hours(table: dict):
                 axes.errorbar(
                     hours, mean, bars, color=color, marker=marker, linestyle=style, capsize=3, label=name
                 )
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.set_xlabel("hours of annotation (computed)", fontsize=FONT)
         axes.set_title(measure.replace("_f1", " F1"), fontsize=FONT)
         axes.grid(alpha=0.3)

@@ -66,7 +66,7 @@ def _data(experiment: Experiment, out: Path, size: str, data) -> Path:
         return Path(data)
     folder = out / "data"
     if not (folder / "dataset.json").is_file():
-        SPECIMENS[experiment.name](folder, dict(experiment.stacks), size, 0)
+        SPECIMENS[experiment.name](folder, experiment.stacks, size, 0)
     return folder
 
 
