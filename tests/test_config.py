@@ -118,5 +118,5 @@ def test_other_wrong_sources(tmp_path, refused):
         load_config("workstation")
     file = tmp_path / "own.json"
     file.write_text('{"crops": [1, 2, 3]}')
-    with refused(file, "unknown setting 'crops'", "known are cell_size, "):
+    with refused(file, "unknown setting 'crops'", "known are method, "):
         load_config(file=file)

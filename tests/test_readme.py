@@ -29,7 +29,7 @@ def test_weakseg_understands(words):
 
 def test_all_commands_are_shown():
     shown = {words[0] for words in commands("weakseg")}
-    assert shown == {"simulate", "annotate", "fit", "predict", "evaluate"}
+    assert shown == {"simulate", "annotate", "fit", "predict", "evaluate", "reproduce"}
 
 
 def test_settings_that_it_names_exist():

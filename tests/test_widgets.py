@@ -16,10 +16,10 @@ from PIL import Image
 import weakseg_lib
 from weakseg_lib import widgets
 from weakseg_lib.config import Config
-from weakseg_lib.train import COLUMNS
 
 matplotlib.use("agg")
 
+COLUMNS = ("step", "seconds", "lr", "loss", "loss_class", "loss_box", "loss_mask")
 VOXEL_SIZE = (1.0, 0.5, 0.5)
 VIEW = "application/vnd.jupyter.widget-view+json"
 
