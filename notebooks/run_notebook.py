@@ -13,6 +13,7 @@ import html
 import json
 import logging
 import os
+import queue
 import re
 import signal
 import sys
@@ -86,6 +87,13 @@ class Client(NotebookClient):
 
     progress = None
 
+    async def async_start_new_kernel_client(self, **options):
+        # Widgets send on the socket that a cell's end is awaited on, and the news of its arrival can be lost with that
+        # (nbclient issue 312): asked again every few seconds, the answer is there.
+        client = await super().async_start_new_kernel_client(**options)
+        client.shell_channel.get_msg = _asking_again(client.shell_channel.get_msg)
+        return client
+
     async def async_execute_cell(self, cell, cell_index, **options):
         # nbclient's own handler would make a failed cell of Ctrl-C. (Windows has neither.)
         with suppress(NotImplementedError):
@@ -118,6 +126,18 @@ class Client(NotebookClient):
                 texts = [part.get("value") for part in texts if part.get("_model_name") == "HTMLModel"]
                 return html.unescape(re.sub("<.*?>", "", " ".join(map(str, texts))))
         return ""
+
+
+def _asking_again(get_msg, every=3.0):
+    """`get_msg` of a channel, which looks again after `every` seconds where it was told to wait for ever."""
+
+    async def get(timeout=None):
+        while timeout is None:
+            with suppress(queue.Empty):
+                return await get_msg(timeout=every)
+        return await get_msg(timeout=timeout)
+
+    return get
 
 
 class Progress:

@@ -1,7 +1,10 @@
 """notebooks/run_notebook.py, by running notebooks with it as `make run` does."""
 
+import asyncio
+import importlib.util
 import json
 import os
+import queue
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +14,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 ROOT = Path(__file__).parents[1]
+SPEC = importlib.util.spec_from_file_location("run_notebook", ROOT / "notebooks" / "run_notebook.py")
+run_notebook = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(run_notebook)
 WRITE_SCORES = """
 import json, os, pathlib
 summary = {"mean": {"detection_f1": 0.98765}, "seed": 3}
@@ -81,3 +87,21 @@ def test_a_failing_cell_is_told_and_earlier_results_stay(run, tmp_path, cell, wo
     assert (tmp_path / "out" / "lesson.html").read_text() == "earlier"
     failed = json.loads((tmp_path / "out" / "lesson.failed.ipynb").read_text("utf-8"))
     assert failed["cells"][1]["outputs"][0]["text"] in ("before\n", ["before\n"])
+
+
+def test_an_answer_whose_news_was_lost_is_found_by_asking_again():
+    """nbclient issue 312: with a widget in a cell, the socket may hold the answer and say nothing."""
+    asked = []
+
+    async def get_msg(timeout):
+        asked.append(timeout)
+        if len(asked) < 3:
+            raise queue.Empty
+        return "answer"
+
+    assert asyncio.run(run_notebook._asking_again(get_msg, every=0.01)()) == "answer"
+    assert asked == [0.01] * 3
+    asked.clear()
+    with pytest.raises(queue.Empty):
+        asyncio.run(run_notebook._asking_again(get_msg)(timeout=7))
+    assert asked == [7]
