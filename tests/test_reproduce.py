@@ -124,7 +124,30 @@ def test_a_folder_of_another_set_or_without_labels(tiny_experiment, tmp_path, re
     (tmp_path / "empty").mkdir()
     with refused(tmp_path / "empty/01", "no such folder"):
         run("tiny", tmp_path / "b", data=tmp_path / "empty")
+    assert not (tmp_path / "b").exists()  # the right folder may be given next
     labels = tiny_experiment / "01_GT/SEG/man_seg001.tif"
     labels.unlink()
     with refused(labels):
         run("tiny", tmp_path / "c", data=tiny_experiment)
+
+
+def test_stacks_are_simulated_whole_or_anew(tmp_path, monkeypatch):
+    """A run that was killed while it simulated begins with fresh stacks, and one that has them keeps them."""
+    made = []
+
+    def simulate(out, stacks, size, seed):
+        assert not out.exists()
+        out.mkdir(parents=True)
+        (out / "half").touch()
+        if not made:
+            made.append("killed")
+            raise KeyboardInterrupt
+        (out / "dataset.json").write_text("{}")
+        made.append("whole")
+
+    monkeypatch.setitem(reproduce.SPECIMENS, "hl60", simulate)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce._data(HL60, tmp_path, "laptop", None)
+    for _ in range(2):
+        assert reproduce._data(HL60, tmp_path, "laptop", None) == tmp_path / "data"
+    assert made == ["killed", "whole"]

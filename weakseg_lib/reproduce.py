@@ -9,6 +9,7 @@ OUT/table.md, table.json   the result (reproduction_table.py)
 """
 
 import dataclasses
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -45,10 +46,10 @@ def reproduce(
     if seeds < 1:
         raise InputError(f"--seeds {seeds}", "out of range", "give 1 or more")
     source = _data(experiment, out, size, data)
-    _check_same(
-        out, {"experiment": name, "size": size, "data": str(source.resolve()), "real": data is not None}
-    )
+    asked = {"experiment": name, "size": size, "data": str(source.resolve()), "real": data is not None}
+    _check_same(out, asked)
     known = _check_data(experiment, source)
+    write_json(out / "experiment.json", asked | {"weakseg": weakseg_lib.__version__})
     trials = experiment.trials(seeds, curve)
     write_json(out / "instances.json", known)
     for trial in tqdm(trials, desc=f"reproduce {name}", unit="trial"):
@@ -66,7 +67,10 @@ def _data(experiment: Experiment, out: Path, size: str, data) -> Path:
         return Path(data)
     folder = out / "data"
     if not (folder / "dataset.json").is_file():
-        SPECIMENS[experiment.name](folder, experiment.stacks, size, 0)
+        fresh = out / ".data_begun"  # of a run that was stopped, half of the stacks may be there
+        shutil.rmtree(fresh, ignore_errors=True)
+        SPECIMENS[experiment.name](fresh, experiment.stacks, size, 0)
+        fresh.rename(folder)
     return folder
 
 
@@ -84,7 +88,6 @@ def _check_same(out: Path, asked: dict):
             raise InputError(out, f"holds another experiment ({'; '.join(changed)})", "choose another --out")
     elif (out / "scores").is_dir():
         raise InputError(out, "holds results, but does not say of what", "choose another --out")
-    write_json(path, asked | {"weakseg": weakseg_lib.__version__})
 
 
 def _check_data(experiment: Experiment, source: Path) -> dict:
