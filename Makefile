@@ -1,7 +1,7 @@
 # `make` or `make help` lists what there is. Needs Python 3.11 or later and make, and no activated environment.
 # PYTHON=/path/to/python chooses the Python that the environment is made with.
 
-.PHONY: help run again test lab format stamp clean FORCE
+.PHONY: help run again test lab refresh format stamp clean FORCE
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -25,6 +25,7 @@ help:
 	@echo "make again   the same, even if nothing has changed since the last time"
 	@echo "make test    lint, unit tests and notebooks"
 	@echo "make lab     open JupyterLab on notebooks/"
+	@echo "make refresh run all notebooks and keep their outputs in them, in the one form that make test asks for"
 	@echo "make format  rewrite the code in the format that make test asks for"
 	@echo "make stamp   carry the address in pyproject.toml into every file that names it"
 	@echo "make clean   remove what make made: .venv, results and caches (never data/)"
@@ -96,6 +97,9 @@ test: $(INSTALLED)
 # JupyterLab refuses to start as root, which is what one is in many containers, unless told to.
 lab: $(INSTALLED)
 	$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
+
+refresh: $(INSTALLED)
+	$(PY) notebooks/run_notebook.py --refresh notebooks/0*.ipynb
 
 format: $(INSTALLED)
 	$(PY) -m ruff check --fix .

@@ -2,6 +2,7 @@
 
     python notebooks/run_notebook.py notebooks/00_start_here.ipynb results     run it
     python notebooks/run_notebook.py --scores results                          print results/summary.json
+    python notebooks/run_notebook.py --refresh NOTEBOOK ...                    run each, keep its outputs in itself
 
 The folder gets NAME.ipynb and NAME.html, whole or not at all. A notebook that fails ends with its error, exit status 1
 and what it had done so far in NAME.failed.ipynb. The notebook finds the folder in WEAKSEG_RESULTS.
@@ -9,6 +10,7 @@ and what it had done so far in NAME.failed.ipynb. The notebook finds the folder 
 
 import argparse
 import asyncio
+import hashlib
 import html
 import json
 import logging
@@ -21,6 +23,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nbformat
 from nbclient import NotebookClient
@@ -30,6 +33,7 @@ from nbconvert import HTMLExporter
 from weakseg_lib.data.files import atomic_path
 from weakseg_lib.errors import InputError
 
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 QUIET_SECONDS = 15  # the longest silence where the output is a file
 REDRAW_SECONDS = 0.5  # and on a terminal, whose last line is rewritten
@@ -37,16 +41,22 @@ REDRAW_SECONDS = 0.5  # and on a terminal, whose last line is rewritten
 
 def main(arguments=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("notebook", type=Path, nargs="?", help="the notebook to run")
-    parser.add_argument("folder", type=Path, help="folder of the results")
+    parser.add_argument(
+        "paths", type=Path, nargs="+", help="the notebook to run, and the folder of the results"
+    )
     parser.add_argument("--scores", action="store_true", help="only print the scores that are in the folder")
+    parser.add_argument(
+        "--refresh", action="store_true", help="all paths are notebooks: keep the outputs in them"
+    )
     options = parser.parse_args(arguments)
     if options.scores:
-        return print_scores(options.folder)
-    if options.notebook is None:
-        parser.error("which notebook?")
+        return print_scores(options.paths[-1])
+    if len(options.paths) != 2 and not options.refresh:
+        parser.error("give a notebook and a folder")
     try:
-        return run(options.notebook, options.folder)
+        if options.refresh:
+            return max(refresh(path) for path in options.paths)
+        return run(*options.paths)
     except KeyboardInterrupt:
         print("\nstopped; earlier results are as they were", file=sys.stderr)
         return 130
@@ -80,6 +90,36 @@ def run(path: Path, folder: Path) -> int:
     (folder / f"{path.stem}.failed.ipynb").unlink(missing_ok=True)
     print(f"{path.name} took {(time.monotonic() - started) / 60:.1f} minutes")
     return 0
+
+
+def refresh(path: Path) -> int:
+    """Run the notebook `path` and put what it shows into it, in the one form that all are kept in."""
+    with TemporaryDirectory() as folder:
+        status = run(path, Path(folder))
+        if status == 0:
+            notebook = nbformat.read(Path(folder) / path.name, as_version=4)
+            save(path, nbformat.writes(canonical(notebook)))
+    return status
+
+
+def canonical(notebook):
+    """The notebook without what differs from run to run and from machine to machine, and with a mark of its code."""
+    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "weakseg": {"code": code_mark(notebook)}})
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags")
+        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        for output in cell.get("outputs", ()):
+            output.pop("metadata", None)
+            if output.output_type != "stream":
+                output["metadata"] = nbformat.from_dict({})
+    return notebook
+
+
+def code_mark(notebook) -> str:
+    """Changes where code changes: it tells whether the outputs are of this code."""
+    return hashlib.sha256(
+        "\0".join(c.source for c in notebook.cells if c.cell_type == "code").encode()
+    ).hexdigest()
 
 
 class Client(NotebookClient):

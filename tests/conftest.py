@@ -133,8 +133,8 @@ def make_network(config, seed=0, eager=0.0, anchor_sizes=((7.0, 10.0, 10.0),)):
         network.masks(maps, [regions, regions], torch.ones(4, dtype=torch.long))
         network.detector.code.weight.normal_(0, 0.05)
         network.detector.score.weight.normal_(0, 1.0)
-        network.mask_head.layers[-1].weight.normal_(0, 2.0)
-        network.mask_head.layers[-1].bias += 3
+        network.mask_head.classifier[-1].weight.normal_(0, 2.0)
+        network.mask_head.classifier[-1].bias += 3
         network.detector.score.bias += eager
     return network.eval()
 

@@ -41,6 +41,7 @@ class Config:
         0.2  # the mask's region is longer than the box by this share: a tight box must not cut a cell
     )
     mask_channels: int = 32
+    mask_skip: bool = False  # the mask head also looks at the finest map at the masks' own resolution
     rois: int = 8  # regions a crop for the mask head
     soft_targets: bool = True  # mask targets are the covered share of each mask voxel, not 0 or 1
     dice: float = (

@@ -11,23 +11,28 @@ class MaskHead(nn.Module):
     """RoIAligned features of two layers, concatenated, to a mask of twice the size.
 
     (K, C, s, s, s) -> logits (K, classes - 1, 2 s, 2 s, 2 s). Two convolutions, one x2 up-convolution, a classifier.
-    Reconstructed: the paper says "up-convolutional layers", not how many.
+    Reconstructed: the paper says "up-convolutional layers", not how many. With `fine` > 0 the head also looks at a map
+    of that many channels at the mask's own resolution, (K, fine, 2 s, 2 s, 2 s), joined after the up-convolution as in
+    a U-Net (Ronneberger et al. 2015): what is thinner than a bin of the first look is seen there.
     """
 
-    def __init__(self, channels: int, width: int, classes: int, norm: str = "batch"):
+    def __init__(self, channels: int, width: int, classes: int, norm: str = "batch", fine: int = 0):
         super().__init__()
+        half = width // 2
         self.layers = nn.Sequential(
             nn.Conv3d(channels, width, 3, padding=1, bias=False),
             norm_relu(width, norm),
             nn.Conv3d(width, width, 3, padding=1, bias=False),
             norm_relu(width, norm),
-            nn.ConvTranspose3d(width, width // 2, 2, stride=2, bias=False),
-            norm_relu(width // 2, norm),
-            nn.Conv3d(width // 2, classes - 1, 1),
+            nn.ConvTranspose3d(width, half, 2, stride=2, bias=False),
+            norm_relu(half, norm),
         )
+        joined = [nn.Conv3d(half + fine, half, 3, padding=1, bias=False), norm_relu(half, norm)]
+        self.classifier = nn.Sequential(*(joined if fine else []), nn.Conv3d(half, classes - 1, 1))
 
-    def forward(self, rois: torch.Tensor) -> torch.Tensor:
-        return self.layers(rois)
+    def forward(self, rois: torch.Tensor, fine: torch.Tensor | None = None) -> torch.Tensor:
+        enlarged = self.layers(rois)
+        return self.classifier(enlarged if fine is None else torch.cat([enlarged, fine], 1))
 
 
 def mask_loss(

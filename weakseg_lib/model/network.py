@@ -11,7 +11,7 @@ from weakseg_lib.model.detector import Detector
 from weakseg_lib.model.masks import MaskHead, mask_loss, projection_loss
 from weakseg_lib.model.voxres import Backbone
 from weakseg_lib.ops.boxes import clip_boxes, cluster, decode, nms
-from weakseg_lib.ops.roi_align import roi_align_3d_multi
+from weakseg_lib.ops.roi_align import roi_align_3d, roi_align_3d_multi
 
 
 @dataclass
@@ -53,7 +53,11 @@ class Network(nn.Module):
             channels[config.head_stride], anchor_sizes, config.head_stride, config.classes, paper, config.norm
         )
         self.mask_head = MaskHead(
-            sum(channels[s] for s in config.roi_strides), config.mask_channels, config.classes, config.norm
+            sum(channels[s] for s in config.roi_strides),
+            config.mask_channels,
+            config.classes,
+            config.norm,
+            channels[1] if config.mask_skip else 0,
         )
 
     @property
@@ -75,11 +79,12 @@ class Network(nn.Module):
         self, maps: dict[int, torch.Tensor], rois: list[torch.Tensor], classes: torch.Tensor
     ) -> torch.Tensor:
         """Mask logits (K, 2s, 2s, 2s) for regions of each image, a list of (k, 6); `classes` (K,) from 1."""
-        strides = self.config.roi_strides
+        strides, size = self.config.roi_strides, self.config.roi_size
         crops = roi_align_3d_multi(
-            [maps[s] for s in strides], rois, self.config.roi_size, [1 / s for s in strides], sampling_ratio=1
+            [maps[s] for s in strides], rois, size, [1 / s for s in strides], sampling_ratio=1
         )
-        logits = self.mask_head(crops).float()
+        fine = roi_align_3d(maps[1], rois, 2 * size, sampling_ratio=1) if self.config.mask_skip else None
+        logits = self.mask_head(crops, fine).float()
         return logits[torch.arange(len(logits), device=logits.device), classes - 1]
 
     def losses(self, batch: Batch, progress: float = 0.0) -> dict[str, torch.Tensor]:
