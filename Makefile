@@ -99,6 +99,7 @@ lab: $(INSTALLED)
 	$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
 
 refresh: $(INSTALLED)
+	$(PY) scripts/copy_results.py
 	$(PY) notebooks/run_notebook.py --refresh notebooks/0*.ipynb
 
 format: $(INSTALLED)

@@ -14,6 +14,7 @@ import torch
 
 import weakseg_lib
 from weakseg_lib.data.annotation import WeakAnnotation, annotate
+from weakseg_lib.data.files import read_json
 from weakseg_lib.data.simulate.hl60 import hl60_frames, hl60_settings
 from weakseg_lib.data.stacks import Stack
 from weakseg_lib.device import pick_device
@@ -89,6 +90,11 @@ def example_stack(group: int = 1) -> Stack:
 def example_annotation(share: float = 0.2) -> WeakAnnotation:
     """The running example's weak annotation: a box for every nucleus, masks for a `share` of them."""
     return annotate(example_stack().labels, share, EXAMPLE_SEED)
+
+
+def recorded(name: str) -> dict:
+    """A result of benchmarks/results that lessons show, by its name without .json; copies come with the library."""
+    return read_json(Path(weakseg_lib.__file__).parent / "recorded" / f"{name}.json")
 
 
 @contextmanager
