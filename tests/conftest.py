@@ -161,6 +161,7 @@ def make_run(tmp_path):
             "anchor_sizes": [[7.0, 10.0, 10.0]],
             "score_threshold": 0.3,
             "nms_threshold": 0.2,
+            "mask_level": 0.5,
         }
         write_json(folder / CONFIG, config.to_json())
         write_json(folder / RUN, info | changes)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from weakseg_lib import calibrate
-from weakseg_lib.calibrate import MOST_STACKS, choose_thresholds
+from weakseg_lib.calibrate import MOST_STACKS, choose_mask_level, choose_thresholds
 from weakseg_lib.prediction import LOWEST_SCORE, Detections
 
 
@@ -14,6 +14,9 @@ class FakeStack:
 
     def image(self):
         return np.full((4, 4, 4), self.number, np.float16)
+
+    def known(self):
+        return {"has_mask": np.zeros(10, bool)}
 
     def boxes(self):
         low = np.array([[0, 0, 20 * i] for i in range(10)], np.float32)
@@ -85,3 +88,41 @@ def test_nothing_right_still_gives_thresholds(detector, boxes):
     detector(boxes, np.full(len(boxes), 0.5, np.float32))
     found = choose_thresholds(None, [FakeStack()], progress=False)
     assert found["training_detection_f1"] == 0 and 0 < found["score_threshold"] < 1
+
+
+class MaskedStack(FakeStack):
+    """One cell, 4 x 4 x 4 voxels in a box twice as long, whose mask was drawn; half a working voxel a voxel."""
+
+    def image(self):
+        return np.zeros((12, 12, 12), np.float16)
+
+    def known(self):
+        drawn = np.zeros((6, 6, 10), np.uint8)
+        drawn[1:5, 1:5, 1:5] = 1
+        box = np.array([[2, 2, 2, 4, 4, 6]], np.float32)
+        origin = np.array([3, 3, 3])
+        known = {"has_mask": np.array([True]), "boxes": box, "scale": np.full(3, 0.5, np.float32)}
+        return known | {"mask_0": drawn, "origin_0": origin}
+
+    def boxes(self):
+        return self.known()["boxes"]
+
+
+class Tight:
+    class config:
+        roi_margin = 0.0
+
+
+@pytest.mark.parametrize("cell, rest, expected", [(0.9, 0.45, 0.5), (0.4, 0.1, 0.375), (0.9, 0.6, 0.6)])
+def test_the_mask_level_lies_between_cell_and_rest_and_near_a_half(monkeypatch, cell, rest, expected):
+    mask = np.full((1, 4, 4, 8), round(rest * 255), np.uint8)
+    mask[..., :4] = round(cell * 255)
+    found = Detections(MaskedStack().boxes(), np.ones(1, np.float32), np.ones(1, int), mask)
+    monkeypatch.setattr(calibrate, "detect_stack", lambda *args, **kwargs: found)
+    level = choose_mask_level(Tight, [MaskedStack()], 0.5, 0.3, progress=False)
+    assert level == pytest.approx(expected, abs=0.026)  # a step of the levels that are tried
+
+
+def test_without_masks_the_level_is_a_half(detector):
+    detector(FakeStack().boxes(), np.full(10, 0.9, np.float32))
+    assert choose_mask_level(None, [FakeStack()], 0.5, 0.3, progress=False) == 0.5

@@ -111,30 +111,37 @@ def _masks(network: Network, maps, boxes, classes) -> np.ndarray:
     return np.concatenate(masks)
 
 
-def paste(found: Detections, shape, scale, margin: float = 0.0) -> np.ndarray:
-    """Labels (D, H, W) int32 of a stack of `shape`: instance i gets id i + 1 where its mask is above a half.
+def paste(found: Detections, shape, scale, margin: float = 0.0, level: float = 0.5) -> np.ndarray:
+    """Labels (D, H, W) int32 of a stack of `shape`: instance i gets id i + 1 where its mask is above `level`.
 
     `scale` (3,): working voxels per voxel of the stack; `margin`: `Config.roi_margin` of the masks. Where masks
     overlap, the most probable one wins; a tie goes to the better score.
     """
     labels = np.zeros(shape, np.int32)
-    best = np.full(shape, 127, np.uint8)
-    for i, box in enumerate(enlarge(found.boxes, margin)):
-        low, high = box[:3] / scale, box[3:] / scale
-        first = np.maximum(np.floor(low), 0).astype(int)
-        last = np.minimum(np.ceil(high), shape).astype(int)
-        if (last <= first).any():
-            continue
-        grid = found.masks[i].astype(np.float32)
-        for axis in range(3):
-            matrix = _paste_matrix(low[axis], high[axis], first[axis], last[axis], grid.shape[axis])
-            grid = np.moveaxis(np.tensordot(matrix, grid, (1, axis)), 0, axis)
-        where = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
-        probability = np.round(grid).astype(np.uint8)
+    best = np.full(shape, int(level * 255), np.uint8)
+    for i, (box, mask) in enumerate(zip(found.boxes, found.masks, strict=True)):
+        where, probability = enlarged_mask(box, mask, shape, scale, margin)
         wins = probability > best[where]
         labels[where][wins] = i + 1
         best[where][wins] = probability[wins]
     return labels
+
+
+def enlarged_mask(box, mask, shape, scale, margin: float) -> tuple[tuple[slice, ...], np.ndarray]:
+    """One instance's mask on the stack's own voxels: where in a stack of `shape`, and probability * 255 (uint8) there.
+
+    Arguments as in `paste`, for one box (6,) and its mask (M, M, M). Linear interpolation, an axis at a time.
+    """
+    box = enlarge(box[None], margin)[0]
+    low, high = box[:3] / scale, box[3:] / scale
+    first = np.minimum(np.maximum(np.floor(low), 0), shape).astype(int)
+    last = np.maximum(np.minimum(np.ceil(high), shape), first).astype(int)
+    grid = mask.astype(np.float32)
+    for axis in range(3):
+        matrix = _paste_matrix(low[axis], high[axis], first[axis], last[axis], grid.shape[axis])
+        grid = np.moveaxis(np.tensordot(matrix, grid, (1, axis)), 0, axis)
+    where = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
+    return where, np.round(grid).astype(np.uint8)
 
 
 def _paste_matrix(low, high, first, last, size) -> np.ndarray:
@@ -176,7 +183,7 @@ def predict_stack(
     found = detect_stack(run.network, image, score, overlap, info["has_masks"], progress)
     labels = None
     if info["has_masks"]:
-        labels = paste(found, stack.image.shape, scale, run.config.roi_margin)
+        labels = paste(found, stack.image.shape, scale, run.config.roi_margin, info["mask_level"])
         # An instance that others cover wholly has no voxel to show.
         seen = np.bincount(labels.ravel(), minlength=len(found.boxes) + 1)[1:] > 0
         found, labels = found[seen], np.concatenate([[0], np.cumsum(seen) * seen]).astype(np.int32)[labels]

@@ -19,7 +19,14 @@ PRETRAINED = (
 )  # run folders that come with the library, each with its card
 # What prediction needs to know beside the weights.
 NEEDED = {
-    "weak": ("anchor_sizes", "working_voxel_um", "has_masks", "score_threshold", "nms_threshold"),
+    "weak": (
+        "anchor_sizes",
+        "working_voxel_um",
+        "has_masks",
+        "score_threshold",
+        "nms_threshold",
+        "mask_level",
+    ),
     "voxresnet": ("working_voxel_um", "has_masks", "cell_level", "smallest_share", "median_voxels"),
 }
 RUN, CONFIG, LOG, CHECKPOINT, WEIGHTS = "run.json", "config.json", "log.csv", "checkpoint.pt", "weights.pt"
