@@ -76,7 +76,9 @@ def test_damaged_json(make_run, name, text, refused):
         load_run(folder)
 
 
-@pytest.mark.parametrize("missing", ["anchor_sizes", "working_voxel_um", "score_threshold", "has_masks", "mask_level"])
+@pytest.mark.parametrize(
+    "missing", ["anchor_sizes", "working_voxel_um", "score_threshold", "has_masks", "mask_level"]
+)
 def test_run_json_without_something_needed(make_run, missing, refused):
     folder = make_run()
     info = json.loads((folder / "run.json").read_text())

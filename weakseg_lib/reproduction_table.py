@@ -62,10 +62,13 @@ def _hours(trial: Trial, instances) -> float:
     return known.hours(instances, AnnotationTime())
 
 
-def _scores(scores: list[dict], measure: str) -> dict:
+def _scores(scores: list[dict], measure: str) -> dict | None:
     """Each group's mean over the seeds, the plain mean of the groups, and its 95 % interval by a bootstrap over seeds
-    and, within each group, over blocks of consecutive frames."""
+    and, within each group, over blocks of consecutive frames. None where there is no such score: boxes alone give no
+    masks."""
     groups = sorted(scores[0]["groups"])
+    if any(s["groups"][g].get(measure) is None for s in scores for g in groups):
+        return None
     mean = {g: float(np.mean([s["groups"][g][measure] for s in scores])) for g in groups}
     stacks = [{g: [r for r in s["stacks"] if r["group"] == g] for g in groups} for s in scores]
     rng = np.random.default_rng(0)
@@ -105,6 +108,9 @@ def _markdown(experiment: Experiment, rows: list[dict], asked: dict, size: str) 
         cells = [_name(row), f"{row['masks_number']} of {row['instances']}", f"{row['hours']:.2f}"]
         for measure, _ in experiment.columns:
             score = row[measure]
+            if score is None:
+                cells += ["-"] * (len(columns) + 1)
+                continue
             cells += [f"{score[k]:.4f}" for k in ([*groups, "mean"] if len(groups) > 1 else ["mean"])]
             cells.append("{:.3f} to {:.3f}".format(*score["interval"]))
         lines.append("| " + " | ".join(cells) + " |")

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ transformer = pytest.importorskip(
 )
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
+sys.path.insert(0, str(FOLDER))
+run_notebook = pytest.importorskip("run_notebook", reason="the extra `notebooks` is not installed")
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 MOST_KILOBYTES, MOST_CELLS, MOST_WORDS, MOST_LINES, MOST_COLUMNS = 300, 45, 1500, 25, 120
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -144,3 +147,35 @@ def test_sliders_have_names_and_wait_for_the_release(path):
 def test_uses_nothing_that_colab_lacks(path):
     source = "\n".join(cell.source for cell in codes(read(path)))
     assert not re.search(r"ipympl|%matplotlib\s+(widget|notebook)", source)
+
+
+def test_outputs_are_of_this_code(path):
+    book = read(path)
+    assert book.metadata.get("weakseg", {}).get("code") == run_notebook.code_mark(book), "run `make refresh`"
+
+
+def test_headings_go_down_one_step_at_a_time(path):
+    levels = [
+        len(line) - len(line.lstrip("#"))
+        for text in texts(read(path))
+        for line in re.sub(r"```.*?```", "", text, flags=re.DOTALL).splitlines()
+        if re.match(r"#+ ", line)
+    ]
+    assert levels[0] == 1 and all(b <= a + 1 for a, b in zip(levels, levels[1:], strict=False))
+
+
+def test_pictures_in_texts_have_a_description(path):
+    for text in texts(read(path)):
+        assert not re.search(r"!\[\s*\]\(", text) and "<img" not in text
+
+
+def test_links_lead_somewhere(path):
+    for text in texts(read(path)):
+        for target in re.findall(r"\]\((?!https?://|#)([^)\s]+)\)", text):
+            assert (FOLDER / target.partition("#")[0]).exists(), target
+
+
+def test_some_outputs_are_compared_when_the_tests_run(path):
+    marked = [cell for cell in codes(read(path)) if "# NBVAL_CHECK_OUTPUT" in cell.source]
+    assert marked or path.name.startswith("00")  # a training: no number of it is the same everywhere
+    assert all(not has_picture(cell) for cell in marked)

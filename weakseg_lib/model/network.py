@@ -46,7 +46,9 @@ class Network(nn.Module):
     def __init__(self, config: Config, anchor_sizes):
         super().__init__()
         self.config = config
-        self.backbone = Backbone(config.channels, config.blocks, config.norm, config.top_down)
+        self.backbone = Backbone(
+            config.channels, config.blocks, config.norm, config.top_down, finest=config.mask_skip
+        )
         channels = self.backbone.channels
         paper = config.loss == "paper"
         self.detector = Detector(

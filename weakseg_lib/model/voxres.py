@@ -39,9 +39,17 @@ class Backbone(nn.Module):
     Reconstructed (the paper's Fig. 2 is missing): a convolution at full size, then for each stride a strided
     convolution and `blocks` VoxRes blocks. With `top_down` every map also receives the next coarser one, enlarged, as
     in feature pyramid networks (Lin et al. 2017): a fine map alone sees too little to tell a cell from a neighbour.
+    `finest`: the map at stride 1, too; else it is left as the first convolution made it.
     """
 
-    def __init__(self, channels=(16, 32, 64), blocks: int = 2, norm: str = "batch", top_down: bool = True):
+    def __init__(
+        self,
+        channels=(16, 32, 64),
+        blocks: int = 2,
+        norm: str = "batch",
+        top_down: bool = True,
+        finest: bool = False,
+    ):
         super().__init__()
         self.strides = tuple(2**i for i in range(len(channels)))
         self.channels = dict(zip(self.strides, channels, strict=True))
@@ -53,8 +61,9 @@ class Backbone(nn.Module):
             down = nn.Conv3d(before, after, 3, stride=2, padding=1, bias=False)
             res = [VoxRes(after, norm) for _ in range(blocks)]
             self.stages.append(nn.Sequential(down, *res, norm_relu(after, norm)))
-        # The map at stride 1 gets no top-down part: it would cost as much as the rest of the network together.
-        pairs = list(zip(channels[1:], channels[2:], strict=False)) if top_down else []
+        # Where the top-down path ends. At stride 1 it costs as much as the rest of the network together.
+        self.last = 0 if finest else 1
+        pairs = list(zip(channels[self.last :], channels[self.last + 1 :], strict=False)) if top_down else []
         self.reduce = nn.ModuleList(nn.Conv3d(coarse, fine, 1, bias=False) for fine, coarse in pairs)
         self.merge = nn.ModuleList(
             nn.Sequential(
@@ -73,7 +82,7 @@ class Backbone(nn.Module):
                 # The strided convolution works at the finer stride; 1x3x3 does not look along z.
                 reach[axis] += stride // 2 + blocks * stride * (1 if axis == 0 else 2)
         # A merged map looks one voxel around, in a coarse map whose voxels are twice as large.
-        top_down = sum(2 * stride for stride in self.strides[1 : 1 + len(self.merge)])
+        top_down = sum(2 * stride for stride in self.strides[self.last : self.last + len(self.merge)])
         return tuple(r + top_down for r in reach)
 
     def forward(self, image: torch.Tensor) -> dict[int, torch.Tensor]:
@@ -82,6 +91,7 @@ class Backbone(nn.Module):
         for stage in self.stages:
             maps.append(stage(maps[-1]))
         for i in reversed(range(len(self.merge))):
-            coarse = F.interpolate(self.reduce[i](maps[i + 2]), scale_factor=2, mode="nearest")
-            maps[i + 1] = self.merge[i](maps[i + 1] + coarse)
+            at = i + self.last
+            coarse = F.interpolate(self.reduce[i](maps[at + 1]), scale_factor=2, mode="nearest")
+            maps[at] = self.merge[i](maps[at] + coarse)
         return dict(zip(self.strides, maps, strict=True))
