@@ -16,15 +16,9 @@ from weakseg_lib.measures import count_overlaps, detection, segmentation
 from weakseg_lib.tiling import VIEWS, tiles
 
 MOST_STACKS = 8  # that the free numbers are chosen on
-CELL_LEVELS = (
-    0.5,
-    0.8,
-    0.95,
-    0.98,
-    0.99,
-    0.995,
-    0.998,
-)  # high: a bridge of less sure voxels fuses neighbours
+# High ones, too: a bridge of less sure voxels fuses neighbours. Low ones are for thin cells, boundary all through.
+CELL_LEVELS = (0.1, 0.2, 0.35, 0.5, 0.8, 0.95, 0.98, 0.99, 0.995, 0.998)
+BACKGROUND_LEVELS = (0.3, 0.4, 0.5, 0.6, 0.7)
 SMALLEST = (0.0, 0.05, 0.2)  # least component, as a share of the median instance's volume
 READINGS = ("grown", "literal")
 
@@ -52,12 +46,15 @@ def class_probabilities(network, image: np.ndarray, progress: bool = False) -> n
     return found
 
 
-def instances(probabilities: np.ndarray, level: float, smallest: float, reading: str) -> np.ndarray:
+def instances(
+    probabilities: np.ndarray, level: float, smallest: float, reading: str, background: float = 0.5
+) -> np.ndarray:
     """Labels (D, H, W) int32: connected components of voxels that are cell with a probability above `level`.
 
     Components below `smallest` voxels are dropped. reading "literal": these alone, as the paper words it, without the
-    boundary that was cut off them in training; "grown": grown back into everything that is not background, each voxel
-    to the component it is reached from first (watershed on the probability of cell).
+    boundary that was cut off them in training; "grown": grown back into everything that is background with a
+    probability below `background`, each voxel to the component it is reached from first (watershed on the probability
+    of cell).
     """
     cell = probabilities[CELL]
     labels, count = ndimage.label(cell > level)
@@ -66,34 +63,47 @@ def instances(probabilities: np.ndarray, level: float, smallest: float, reading:
     labels = (np.cumsum(large) * large).astype(np.int32)[labels]
     if reading == "literal":
         return labels
-    inside = (probabilities[BACKGROUND] < 0.5) | (labels > 0)
+    inside = (probabilities[BACKGROUND] < background) | (labels > 0)
     return watershed(-cell, labels, connectivity=np.ones((3, 3, 3)), mask=inside).astype(np.int32)
 
 
 def choose_components(network, stacks: list[PreparedStack], progress: bool = True) -> dict:
-    """The level and the smallest component with the best mean of detection and segmentation F1 on training stacks, for
-    each reading: {"cell_level": {reading: ...}, "smallest_share": {...}, "median_voxels": ..., ...}."""
-    chosen = [stacks[i] for i in np.unique(np.linspace(0, len(stacks) - 1, MOST_STACKS).astype(int))]
-    true = [np.load(stack.folder / LABELS) for stack in chosen]
-    volumes = np.concatenate([np.bincount(t.ravel())[1:] for t in true])
-    median = float(np.median(volumes[volumes > 0]))
-    options = [(level, share) for level in CELL_LEVELS for share in SMALLEST]
-    counts = {reading: [[Matches(), VoxelOverlap()] for _ in options] for reading in READINGS}
-    bar = tqdm(chosen, desc="choosing components", unit="stack", disable=not progress, leave=False)
-    for stack, labels in zip(bar, true, strict=True):
-        probabilities = class_probabilities(network, np.asarray(stack.image(), np.float32))
-        for reading, total in counts.items():
-            for i, (level, share) in enumerate(options):
-                found = instances(probabilities, level, share * median, reading)
-                total[i][0] += detection(boxes_of_labels(found)[1], stack.boxes())
-                total[i][1] += segmentation(count_overlaps(found, labels))
+    """What is free in `instances`, with the best mean of detection and segmentation F1 on training stacks.
+
+    For each reading the level and the smallest component; then, for "grown", where the background begins. Returns
+    {"cell_level": {reading: ...}, "smallest_share": {reading: ...}, "background_level", "median_voxels",
+    "training_detection_f1"}.
+    """
+    some = [stacks[i] for i in np.unique(np.linspace(0, len(stacks) - 1, MOST_STACKS).astype(int))]
+    bar = tqdm(some, desc="choosing components", unit="stack", disable=not progress, leave=False)
+    known = [
+        (
+            class_probabilities(network, np.asarray(stack.image(), np.float32)),
+            np.load(stack.folder / LABELS),
+            stack.boxes(),
+        )
+        for stack in bar
+    ]
+    volumes = np.concatenate([np.unique(labels[labels > 0], return_counts=True)[1] for _, labels, _ in known])
+    median = float(np.median(volumes)) if len(volumes) else 0.0
+
+    def score(level, share, reading, background=0.5) -> tuple[Matches, VoxelOverlap]:
+        found, voxels = Matches(), VoxelOverlap()
+        for probabilities, labels, boxes in known:
+            ours = instances(probabilities, level, share * median, reading, background)
+            found += detection(boxes_of_labels(ours)[1], boxes)
+            voxels += segmentation(count_overlaps(ours, labels))
+        return found, voxels
+
     chosen = {"cell_level": {}, "smallest_share": {}, "median_voxels": median}
-    for reading, total in counts.items():
-        best = max(range(len(options)), key=lambda i: total[i][0].f1 + total[i][1].f1)
-        chosen["cell_level"][reading], chosen["smallest_share"][reading] = options[best]
-        if reading == READINGS[0]:
-            chosen["training_detection_f1"] = round(total[best][0].f1, 4)
-    return chosen
+    for reading in READINGS:
+        options = [(level, share, reading) for level in CELL_LEVELS for share in SMALLEST]
+        best = max(options, key=lambda option: sum(counts.f1 for counts in score(*option)))
+        chosen["cell_level"][reading], chosen["smallest_share"][reading] = best[:2]
+    grown = chosen["cell_level"]["grown"], chosen["smallest_share"]["grown"], "grown"
+    outer = max(BACKGROUND_LEVELS, key=lambda level: sum(counts.f1 for counts in score(*grown, level)))
+    found, _ = score(*grown, outer)
+    return chosen | {"background_level": outer, "training_detection_f1": round(found.f1, 4)}
 
 
 def segment(network, info: dict, image: np.ndarray, shape, reading: str, progress: bool = False):
@@ -105,6 +115,8 @@ def segment(network, info: dict, image: np.ndarray, shape, reading: str, progres
     if tuple(shape) != image.shape:
         probabilities = np.stack([resample(p, shape) for p in probabilities])
     smallest = info["smallest_share"][reading] * info["median_voxels"] * finer
-    labels = instances(probabilities, info["cell_level"][reading], smallest, reading)
+    labels = instances(
+        probabilities, info["cell_level"][reading], smallest, reading, info["background_level"]
+    )
     ids = np.arange(1, labels.max() + 1)
     return labels, ndimage.mean(probabilities[CELL], labels, ids).astype(np.float32)

@@ -60,7 +60,9 @@ def plot_hours(table: dict):
     }
     for axes, measure in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
         for (method, reading), (name, color, marker, style) in looks.items():
-            rows = [r for r in table["rows"] if (r["method"], r["reading"]) == (method, reading) and r[measure]]
+            rows = [
+                r for r in table["rows"] if (r["method"], r["reading"]) == (method, reading) and r[measure]
+            ]
             rows.sort(key=lambda r: r["hours"])
             if rows:
                 mean = [r[measure]["mean"] for r in rows]

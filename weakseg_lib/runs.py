@@ -27,7 +27,14 @@ NEEDED = {
         "nms_threshold",
         "mask_level",
     ),
-    "voxresnet": ("working_voxel_um", "has_masks", "cell_level", "smallest_share", "median_voxels"),
+    "voxresnet": (
+        "working_voxel_um",
+        "has_masks",
+        "cell_level",
+        "smallest_share",
+        "background_level",
+        "median_voxels",
+    ),
 }
 RUN, CONFIG, LOG, CHECKPOINT, WEIGHTS = "run.json", "config.json", "log.csv", "checkpoint.pt", "weights.pt"
 

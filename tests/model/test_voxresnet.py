@@ -10,7 +10,9 @@ from weakseg_lib.data.voxel_classes import (
     BACKGROUND,
     BOUNDARY,
     CELL,
+    LABELS,
     DenseBatch,
+    prepare_classes,
     resample_labels,
     voxel_classes,
 )
@@ -110,3 +112,20 @@ def test_labels_are_resampled_at_the_centres_of_voxels():
     labels = np.arange(8).reshape(1, 2, 4)
     assert resample_labels(labels, (1, 2, 2)).tolist() == [[[1, 3], [5, 7]]]
     assert resample_labels(labels, (1, 4, 4))[0, :, 0].tolist() == [0, 0, 4, 4]
+
+
+def test_where_the_background_begins_decides_how_far_a_cell_grows():
+    cell, background = np.zeros((1, 1, 9), np.float32), np.ones((1, 1, 9), np.float32)
+    cell[0, 0, 4] = 1
+    background[0, 0] = [1, 0.8, 0.65, 0.35, 0, 0.35, 0.65, 0.8, 1]
+    probabilities = np.stack([background, cell, 1 - background - cell])
+    widths = [instances(probabilities, 0.5, 0, "grown", level).sum() for level in (0.3, 0.5, 0.7)]
+    assert widths == [1, 3, 5]
+
+
+def test_ids_may_be_huge(tmp_path):
+    labels = np.zeros((6, 12, 12), np.int64)
+    labels[1:5, 2:6, 2:6], labels[1:5, 7:11, 7:11] = 2_000_000_000, 7
+    prepare_classes(labels, labels.shape, VOXEL, 0.25, tmp_path)
+    written = np.load(tmp_path / LABELS)
+    assert written.max() == 2 and ((written > 0) == (labels > 0)).all()

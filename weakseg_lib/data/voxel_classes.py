@@ -47,6 +47,8 @@ def resample_labels(labels: np.ndarray, shape) -> np.ndarray:
 def prepare_classes(labels: np.ndarray, shape, voxel_size, border_um: float, folder: Path):
     """Write labels (full resolution) and their voxel classes, both at the working `shape`, beside a PreparedStack."""
     small = resample_labels(labels, shape)
+    # Numbered from 1: an id of 2e9, which a file may have, would ask for a list as long.
+    small = np.unique(np.append(small, 0), return_inverse=True)[1][:-1].reshape(small.shape).astype(np.int32)
     for name, volume in ((LABELS, small), (CLASSES, voxel_classes(small, voxel_size, border_um))):
         with atomic_path(folder / name) as path:
             np.save(path, volume)
