@@ -61,8 +61,9 @@ def differ(a, b):
         ({"channels": (4, 8)}, (30, 45, 50), (8, 12, 10), 0.7),  # seams along all axes
         ({}, (14, 30, 86), (1000, 1000, 16), 0.7),  # a deeper network sees too far for more of them
         ({"channels": (4, 8), "views": 8}, (14, 30, 50), (1000, 12, 10), 0.5),
+        ({"channels": (4, 8), "mask_skip": True}, (14, 45, 50), (1000, 12, 10), 0.7),
     ],
-    ids=["shallow", "deep", "mirrored"],
+    ids=["shallow", "deep", "mirrored", "finest map"],
 )
 def test_tiles_give_what_the_whole_gives(untrained, tiny, picture, settings, size, tile, score):
     config, image = tiny.replace(**settings), picture[tuple(slice(n) for n in size)]

@@ -32,6 +32,16 @@ def test_head_doubles_the_size(classes, norm):
     assert all(p.grad is not None for p in head.parameters())
 
 
+def test_head_sees_in_the_fine_map_what_is_thinner_than_a_bin():
+    torch.manual_seed(0)
+    head, rois = MaskHead(6, 8, 2, "group", fine=4), torch.randn(1, 6, 5, 5, 5)
+    fine = torch.zeros(2, 4, 10, 10, 10)
+    fine[1, :, 4, 5, 5] = 3  # one mask voxel, an eighth of a bin
+    plain, spot = head(rois.expand(2, -1, -1, -1, -1), fine)
+    changed = (plain - spot).abs()[0] > 1e-3
+    assert changed[4, 5, 5]
+
+
 # The mask-weight layer (section 2.2)
 
 

@@ -50,10 +50,13 @@ def test_a_block_looks_twice_in_the_plane_and_once_along_z(axis, reach):
     assert reach_of(block, axis, 16, 1, 4) == reach
 
 
-@pytest.mark.parametrize("top_down", [True, False])
+PATHS = [(False, False), (True, False), (True, True)]  # top_down, finest
+
+
+@pytest.mark.parametrize(("top_down", "finest"), PATHS)
 @pytest.mark.parametrize("channels", [(4, 8), (4, 8, 8), (4, 4, 8, 8)])
-def test_maps_at_every_stride(channels, top_down):
-    backbone = Backbone(channels, 1, top_down=top_down)
+def test_maps_at_every_stride(channels, top_down, finest):
+    backbone = Backbone(channels, 1, top_down=top_down, finest=finest)
     maps = backbone(torch.randn(2, 1, 8, 16, 24))
     assert list(maps) == [1, 2, 4, 8][: len(channels)]
     for (stride, value), n in zip(maps.items(), channels, strict=True):
@@ -63,12 +66,13 @@ def test_maps_at_every_stride(channels, top_down):
     assert all(p.grad is not None for p in backbone.parameters())  # no layer is there for nothing
 
 
-@pytest.mark.parametrize("top_down", [True, False])
+@pytest.mark.parametrize(("top_down", "finest"), PATHS)
 @pytest.mark.parametrize("preset", PRESETS)
-def test_the_stated_reach_is_the_true_one(preset, top_down):
+def test_the_stated_reach_is_the_true_one(preset, top_down, finest):
     config = PRESETS[preset]
     # Few channels: they have no influence on how far a network sees.
-    backbone = Backbone((2,) * len(config.channels), config.blocks, "batch", top_down).double().eval()
+    backbone = Backbone((2,) * len(config.channels), config.blocks, "batch", top_down, finest)
+    backbone = backbone.double().eval()
     coarsest = backbone.strides[-1]
     for axis in range(3):
         true = max(

@@ -27,8 +27,10 @@ class MaskHead(nn.Module):
             nn.ConvTranspose3d(width, half, 2, stride=2, bias=False),
             norm_relu(half, norm),
         )
-        joined = [nn.Conv3d(half + fine, half, 3, padding=1, bias=False), norm_relu(half, norm)]
-        self.classifier = nn.Sequential(*(joined if fine else []), nn.Conv3d(half, classes - 1, 1))
+        joined = []
+        if fine:
+            joined = [nn.Conv3d(half + fine, half, 3, padding=1, bias=False), norm_relu(half, norm)]
+        self.classifier = nn.Sequential(*joined, nn.Conv3d(half, classes - 1, 1))
 
     def forward(self, rois: torch.Tensor, fine: torch.Tensor | None = None) -> torch.Tensor:
         enlarged = self.layers(rois)
