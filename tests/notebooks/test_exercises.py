@@ -54,6 +54,7 @@ def answer(path, source: str, check: str) -> str:
 def own_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("WEAKSEG_RESULTS", str(tmp_path))
     monkeypatch.setenv("WEAKSEG_QUICK", "1")
+    monkeypatch.setenv("TRITON_INTERPRET", "0")  # lesson 03 sets it; here it is put back
 
 
 def test_every_exercise_has_a_check_and_a_solution(path):
