@@ -1,4 +1,4 @@
-"""Solutions of notebooks/03_roi_align_triton.ipynb: use them with the notebook's imports."""
+"""Solutions of 03_roi_align_triton."""
 
 # %% Exercise 1
 # Each axis is interpolated on its own, the last one first: that is why the three can be three matrices later. The usual
@@ -35,9 +35,10 @@ def hat_matrix(positions, size):
 
 
 # %% Exercise 3
-# The fraction was worked out before the sample was moved to the border, the lower voxel after: at -0.4 the fraction is
-# 0.6, and 0.6 of voxel 1 leak in. On the right it does no harm, as both neighbours are the last voxel there. The position
-# is to be clamped, not the voxel. A test with boxes inside the stack never sees this.
+# The fraction was worked out before the sample was moved to the border, the lower voxel after: at -0.4 the fraction
+# is 0.6, and 0.6 of voxel 1 leak in. On the right it does no harm: both neighbours are the last voxel there. The usual
+# wrong answer adds a case for x < 0; simpler is to clamp the position, not the voxel. A test whose boxes all lie inside
+# the stack never sees this bug.
 
 
 def read_row(row, x):
