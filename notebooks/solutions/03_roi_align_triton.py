@@ -1,8 +1,8 @@
 """Solutions of 03_roi_align_triton."""
 
 # %% Exercise 1
-# Each axis is interpolated on its own, the last one first: that is why the three can be three matrices later. The usual
-# wrong answers: weights swapped (b is near where f is large, so b gets f), and y taken for x (square[y][x]: rows first).
+# Each axis is interpolated on its own, x first: that is why the three can be three matrices later. The usual wrong
+# answers: weights swapped (b is near where f is large, so b gets f), y taken for x (square[y][x]: rows first).
 
 
 def linear(a, b, f):
