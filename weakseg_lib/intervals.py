@@ -28,11 +28,12 @@ def redraw(scores: dict, measure: str) -> np.ndarray:
     how = next(m for m in MEASURES if m.key == measure)
     groups = {}
     for stack in scores["stacks"]:
-        groups.setdefault(stack["group"], []).append(list(stack["counts"][how.counts].values()))
-    totals = [
-        _times_drawn(tuple(map(len, groups.values())))[i] @ rows for i, rows in enumerate(groups.values())
-    ]
-    values = [[getattr(KINDS[how.counts](*row), how.attribute) for row in total.tolist()] for total in totals]
+        groups.setdefault(stack["group"], []).append(stack["counts"][how.counts])
+    times, values = _times_drawn(tuple(map(len, groups.values()))), []
+    for taken, stacks in zip(times, groups.values(), strict=True):
+        totals = taken @ [list(counts.values()) for counts in stacks]
+        counts = (KINDS[how.counts](**dict(zip(stacks[0], row, strict=True))) for row in totals.tolist())
+        values.append([getattr(c, how.attribute) for c in counts])
     return np.mean(values, axis=0)
 
 

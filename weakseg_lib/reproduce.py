@@ -48,8 +48,9 @@ def reproduce(
     if seeds < 1:
         raise InputError(f"--seeds {seeds}", "out of range", "give 1 or more")
     pick_device(device)
-    if out.is_file():
-        raise InputError(out, "is a file", "choose a folder for --out")
+    if out.is_file() or (out / "dataset.json").is_file():
+        what = "a file" if out.is_file() else "a data set"
+        raise InputError(out, f"is {what}, not a folder for results", "choose another --out")
     check_result_folder(out)
     asked = {"experiment": name, "size": size, "data": "data" if data is None else str(Path(data).resolve())}
     _check_same(out, asked)
@@ -59,7 +60,7 @@ def reproduce(
         folder = simulated(experiment, out, size).resolve()
     else:
         folder = given(experiment, data)
-        if folder in (out.resolve(), *out.resolve().parents[:1]):
+        if folder in (out.resolve(), *out.resolve().parents):
             raise InputError(out, "is in the data set itself", "choose another --out")
     experiment, found = check(experiment, folder)
     if found.drawn and curve:
