@@ -196,7 +196,7 @@ def test_results_of_other_data_settings_or_versions(data, refuses, tmp_path, mon
     shutil.copytree(data, tmp_path / "copy")
     assert "data was" in refuses(folder=tmp_path / "copy")
     write_tiff(data / "02_GT/SEG/man_seg002.tif", cells(SHAPE, 9)[1], None)
-    assert "files was" in refuses()
+    assert "the files of its data were others" in refuses()
     write_json(out / "experiment.json", {"experiment": "hl60", "size": "laptop", "data": str(data)})
     assert "does not say of which files" in refuses()
     (out / "experiment.json").unlink()

@@ -89,11 +89,10 @@ def _check_same(out: Path, asked: dict):
     if "files" in asked and "files" not in found:
         raise InputError(out, "holds results, but does not say of which files", "choose another --out")
     # Paths are compared as they resolve: a folder may be moved with its simulated stacks.
-    old, new = ({**v, "data": str((out / str(v.get("data"))).resolve())} for v in (found, asked))
-    old, new = _flat(old), _flat(new)
-    changed = [
-        f"{key} was {old.get(key)}, now {value}" for key, value in new.items() if old.get(key) != value
-    ]
+    old, new = (_flat(v | {"data": str((out / str(v.get("data"))).resolve())}) for v in (found, asked))
+    changed = [f"{key} was {old.get(key)}, now {v}" for key, v in new.items() if old.get(key) != v]
+    if "files" in asked and found["files"] != asked["files"]:
+        changed = ["the files of its data were others"]
     if changed:
         raise InputError(out, f"holds another experiment ({'; '.join(changed)})", "choose another --out")
 
