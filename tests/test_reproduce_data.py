@@ -9,6 +9,7 @@ import pytest
 from weakseg_lib import reproduce
 from weakseg_lib.data.annotation import annotate
 from weakseg_lib.data.files import write_json
+from weakseg_lib.data.simulate import SPECIMENS
 from weakseg_lib.data.stacks import Sequence, write_tiff
 from weakseg_lib.data.weak_files import write_weak
 from weakseg_lib.experiments import ALL, EXPERIMENTS, Experiment
@@ -171,8 +172,9 @@ def test_another_size_after_a_stop_while_simulating(monkeypatch, tmp_path, refus
         (out / "half").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(reproduce.simulated.__globals__["SPECIMENS"], "hl60", killed)
-    assert call("reproduce", "hl60", "--out", tmp_path / "out")[0] == 130
+    monkeypatch.setitem(SPECIMENS, "hl60", killed)
+    status, lines = call("reproduce", "hl60", "--out", tmp_path / "out")
+    assert status == 130 and lines == ["weakseg: interrupted; the same command goes on from where it stopped"]
     assert json.loads((tmp_path / "out/experiment.json").read_text())["size"] == "laptop"
     assert "size was laptop, now paper" in refuses("--size", "paper", folder=None)
 
@@ -216,7 +218,7 @@ def test_stacks_are_simulated_whole_or_anew(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         write_json(out / "dataset.json", {"specimen": "hl60", "size": size, "seed": seed})
 
-    monkeypatch.setitem(simulated.__globals__["SPECIMENS"], "hl60", simulate)
+    monkeypatch.setitem(SPECIMENS, "hl60", simulate)
     with pytest.raises(KeyboardInterrupt):
         simulated(HL60, tmp_path, "laptop")
     for _ in range(2):

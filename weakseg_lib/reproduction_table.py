@@ -31,6 +31,7 @@ def _rows(experiment: Experiment, out: Path) -> tuple[list[dict], list[dict]]:
         found.setdefault((trial.row, one["reading"]), {})[trial.seed] = one
     rows, drawn = [], {}
     for key, seeds in found.items():
+        seeds = dict(sorted(seeds.items()))
         drawn[key] = {m: _redrawn(out, seeds, m) for m, _ in experiment.measures}
         rows.append(_row(key, seeds, drawn[key]))
     # Ours first; then from the most annotation to the least, and of one training the reading grown before literal.
@@ -46,8 +47,10 @@ def _redrawn(out: Path, seeds: dict[int, dict], measure: str) -> dict[int, np.nd
     for one in seeds.values():
         if any(measure not in group for group in one["scores"]["groups"].values()):
             if one["masks"] or not measure.startswith("segmentation"):
-                path = out / "scores" / f"{one['trial']['name']}.json"
-                raise InputError(path, f"has no {measure} of every group", "remove it and run this again")
+                path = out / "scores" / "_".join(filter(None, (one["trial"]["name"], one["reading"])))
+                raise InputError(
+                    f"{path}.json", f"has no {measure} of every group", "remove it and run this again"
+                )
             return {}
     return {seed: redraw(one["scores"], measure) for seed, one in seeds.items()}
 
@@ -119,23 +122,15 @@ def _markdown(experiment: Experiment, about: dict, rows: list[dict], differences
     head += [name + c for _, name in experiment.measures for c in (*columns, ", 95 % interval")]
     table = []
     for row in rows:
-        cells = [
-            _name(row),
-            _list(row["seeds"]),
-            f"{row['masks_number']} of {row['instances']}",
-            f"{row['hours']:.2f}",
-        ]
+        masks = f"{row['masks_number']} of {row['instances']}"
+        cells = [_name(row), _list(row["seeds"]), masks, f"{row['hours']:.2f}"]
         for measure, _ in experiment.measures:
             score = row[measure]
             cells += [f"{score[k]:.4f}" if score else "-" for k in keys]
             cells.append(_interval(score, "{:.3f} to {:.3f}"))
         table.append(cells)
-    lines = [
-        f"# {experiment.name}: {about['data']}; settings of {about['size']} size",
-        "",
-        *_table(head, table),
-        "",
-    ]
+    title = f"# {experiment.name}: {about['data']}; settings of {about['size']} size"
+    lines = [title, "", *_table(head, table), ""]
     if differences:
         head = [
             "ours minus",
