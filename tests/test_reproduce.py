@@ -139,6 +139,21 @@ def test_a_prediction_of_other_weights_is_made_anew(data, tmp_path):
     assert boxes.stat().st_mtime_ns > before
 
 
+def test_a_test_stack_without_a_prediction_is_an_error(data, tmp_path, refused, monkeypatch):
+    """One left out silently would raise the score."""
+    out, really = tmp_path / "out", reproduce._predict
+
+    def lose_one(*arguments):
+        really(*arguments)
+        for path in out.glob("predictions/*/*/*001.*"):
+            path.unlink()
+
+    monkeypatch.setattr(reproduce, "_predict", lose_one)
+    with refused(out / "predictions/weak_0.5_seed0", "no prediction of 1 frames of group 02 (001)"):
+        run("tiny", out, data=data, device="cpu")
+    assert not list(out.glob("scores/*"))
+
+
 def test_simulated_stacks_move_with_their_folder(data, tmp_path, monkeypatch):
     """Two seeds; the second is asked for after the folder was moved."""
 

@@ -123,7 +123,7 @@ def _markdown(experiment: Experiment, about: dict, rows: list[dict], differences
     table = []
     for row in rows:
         masks = f"{row['masks_number']} of {row['instances']}"
-        cells = [_name(row), _list(row["seeds"]), masks, f"{row['hours']:.2f}"]
+        cells = [_name(row), str(row["seeds"])[1:-1], masks, f"{row['hours']:.2f}"]
         for measure, _ in experiment.measures:
             score = row[measure]
             cells += [f"{score[k]:.4f}" if score else "-" for k in keys]
@@ -140,7 +140,7 @@ def _markdown(experiment: Experiment, about: dict, rows: list[dict], differences
         by_name = {(row["row"], row["reading"]): _name(row) for row in rows}
         table = []
         for gap in differences:
-            cells = [by_name[gap["minus"], gap["reading"]], _list(gap["seeds"])]
+            cells = [by_name[gap["minus"], gap["reading"]], str(gap["seeds"])[1:-1]]
             for measure, _ in experiment.measures:
                 cells.append(f"{gap[measure]['mean']:+.4f}" if measure in gap else "-")
                 cells.append(_interval(gap.get(measure), "{:+.3f} to {:+.3f}"))
@@ -191,10 +191,6 @@ def _name(row: dict) -> str:
 
 def _interval(score: dict | None, form: str) -> str:
     return form.format(*score["interval"]) if score and score["interval"] else "-"
-
-
-def _list(seeds) -> str:
-    return ", ".join(map(str, seeds))
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
