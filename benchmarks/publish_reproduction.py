@@ -19,12 +19,23 @@ from weakseg_lib.pictures import draw_reproduction
 TARGET = RESULTS / "reproduction"
 
 
+def command(out: Path, table: dict) -> str:
+    """The call that gives such a table."""
+    rows = table["rows"]
+    call = f"weakseg reproduce {table['experiment']} --size {table['size']}"
+    call += f" --seeds {max(len(row['seeds']) for row in rows)}"
+    call += " --curve" * (sum(row["method"] == "weak" for row in rows) > 1)
+    given = json.loads((out / "experiment.json").read_text())["data"]
+    return call + (
+        "" if Path(out / given).resolve() == (out / "data").resolve() else f" --data {Path(given).name}"
+    )
+
+
 def section(out: Path) -> str:
     """The table of one experiment, its command and its pictures, which are copied."""
     table = json.loads((out / "table.json").read_text())
     name = f"{table['experiment']}_{table['size']}"
     rows = table["rows"]
-    seeds = max(len(row["seeds"]) for row in rows)
     shutil.copyfile(out / "table.json", TARGET / f"{name}.json")
     fewer = sorted({row["stacks"] for row in rows if row["method"] == "voxresnet"})[:-1]
     pictures = []
@@ -37,13 +48,15 @@ def section(out: Path) -> str:
         pictures.append(f"![{path.stem.replace('_', ' ')}]({name}_{path.name})")
     minutes = "; ".join(f"{row['row']} {'/'.join(map(str, row['fit_minutes']))}" for row in rows)
     first = rows[0]
+    gpu = max(row.get("gpu_gib") or 0 for row in rows)
+    gpu = f", of the GPU {gpu:.1f} GiB" if gpu else ""
     text = (out / "table.md").read_text().replace("# ", "## ", 1)
     return "\n".join(
         [
             text,
-            f"Command: `weakseg reproduce {table['experiment']} --size {table['size']} --seeds {seeds}`. Device: "
-            f"{first['device']}, {first['threads']} thread(s), torch {first['torch']}. Training, minutes of each seed: "
-            f"{minutes}. Most memory: {max(row['peak_gib'] for row in rows):.1f} GiB.",
+            f"Command: `{command(out, table)}`. Device: {first['device']}, {first['threads']} thread(s), torch "
+            f"{first['torch']}. Training, minutes of each seed: {minutes}. Most memory of the process, all rows: "
+            f"{max(row['peak_gib'] for row in rows):.1f} GiB{gpu}.",
             "",
             *pictures,
             "",

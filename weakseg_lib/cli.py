@@ -24,7 +24,10 @@ def main(arguments=None) -> int:
         print(f"weakseg: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("weakseg: interrupted; a training goes on from where it stopped with --resume", file=sys.stderr)
+        again = "the same command goes on from where it stopped"
+        if options.run is not _reproduce:
+            again = "a training goes on from where it stopped with --resume"
+        print(f"weakseg: interrupted; {again}", file=sys.stderr)
         return 130
     return 0
 
@@ -115,7 +118,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("experiment", choices=["hl60", "microglia", "celegans"])
     command.add_argument("--size", choices=["laptop", "paper"], default="laptop")
-    command.add_argument("--data", metavar="PATH", help="the real data set (default: simulated stacks)")
+    command.add_argument(
+        "--data", metavar="PATH", help="folder of the paper's set (default: simulated stacks)"
+    )
     command.add_argument("--out", metavar="DIR", help="default: results/reproduce_EXPERIMENT_SIZE")
     command.add_argument("--seeds", type=int, default=1, help="how many, from 0 on (default 1)")
     command.add_argument(

@@ -2,10 +2,15 @@
 
 from dataclasses import dataclass, field, replace
 
-from weakseg_lib.annotation_time import AnnotationTime
+from weakseg_lib.components import READINGS
 from weakseg_lib.config import PRESETS, Config
 
 ALL = None  # of the frames that a group has
+# The paper does not define its segmentation F1. The second is the best guess (design.md 7), the first is stricter.
+SEGMENTATION = (
+    ("segmentation_f1", "segmentation F1 (right instance)"),
+    ("segmentation_f1_union", "segmentation F1 (in matched boxes)"),
+)
 SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of the masks, along the curve of score against hours
 
 
@@ -20,10 +25,19 @@ class Trial:
     frames: dict[str, tuple[int, ...]]
     seed: int
 
-    def hours(self, instances: dict[str, dict[int, int]], time: AnnotationTime) -> float:
-        """Annotation time; `instances`: {group: {frame: number}} of the data."""
-        counts = [instances[group][t] for group, frames in self.frames.items() for t in frames]
-        return time.full_hours(counts) if self.masks is None else time.weak_hours(counts, self.masks)
+    @property
+    def row(self) -> str:
+        """Name of the trial's row in a table, which the seeds share."""
+        if self.method == "weak":
+            return f"weak_{self.masks:g}"
+        return f"voxresnet_{sum(map(len, self.frames.values()))}"
+
+    @property
+    def readings(self) -> dict[str, str | None]:
+        """What is scored of it: {name of the result: reading}; VoxResNet is read in two ways."""
+        if self.method == "weak":
+            return {self.name: None}
+        return {f"{self.name}_{reading}": reading for reading in READINGS}
 
 
 @dataclass(frozen=True)
@@ -40,9 +54,16 @@ class Experiment:
     stacks: dict[int, int] | None = (
         None  # how many of each group are to be simulated; None: as the simulator does
     )
+    dataset: str | None = None  # the paper's own set, as fetch_ctc.py names it
     settings: dict[str, dict] = field(default_factory=dict)  # of each size, beyond its preset
     columns: tuple[tuple[str, str], ...] = ()  # (measure, what the paper calls it)
     printed: dict[str, tuple] = field(default_factory=dict)  # row -> the paper's numbers
+
+    @property
+    def measures(self) -> tuple[tuple[str, str], ...]:
+        """(measure, heading) of our own tables: as `columns`, but both ways to score a segmentation."""
+        both = {"segmentation_f1": SEGMENTATION}
+        return tuple(own for column in self.columns for own in both.get(column[0], (column,)))
 
     def trials(self, seeds: int, curve: bool) -> list[Trial]:
         """What the tables ask for, seed after seed; with `curve` also the other shares and numbers of stacks."""
@@ -56,7 +77,7 @@ class Experiment:
             return
         stacks = sum(map(len, self.train.values()))
         yield Trial(f"voxresnet_{stacks}_seed{seed}", "voxresnet", None, self.train, seed)
-        numbers = [sum(map(len, self.few.values())), *((1, 2, 7) if curve else ())]
+        numbers = [sum(map(len, self.few.values())), *(n for n in (1, 2, 7) if curve and n < stacks)]
         for number in dict.fromkeys(numbers):
             frames = self.few if number == numbers[0] else spread(self.train, number)
             yield Trial(f"voxresnet_{number}_seed{seed}", "voxresnet", None, frames, seed)
@@ -83,6 +104,7 @@ def _experiments():
         # The paper does not say which 4 of the 13; two of each group, far apart in time.
         few={"01": (0, 40), "02": (0, 20)},
         stacks={1: 150, 2: 80},
+        dataset="Fluo-N3DH-SIM+",
         # About as many minutes for either; VoxResNet gains from the stack's full resolution, ours does not.
         settings={"laptop": {"weak": {"steps": 500}, "voxresnet": {"steps": 400, "cell_size": 0.0}}},
         columns=(("detection_f1", "detection F1"), ("segmentation_f1", "segmentation F1")),
@@ -113,6 +135,7 @@ def _experiments():
         train={"01": ALL},
         test={"02": ALL},
         masks=67 / 1527,
+        dataset="Fluo-N3DH-CE",
         settings={"laptop": {"both": {"steps": 600}}},
         columns=(("marker_f1", "marker F1"),),
         printed={"boxes and 67 of 1527 masks": (None, (0.9495,))},

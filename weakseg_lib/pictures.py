@@ -6,6 +6,7 @@ from weakseg_lib.data.files import read_json
 from weakseg_lib.data.stacks import read_stack
 from weakseg_lib.errors import InputError
 from weakseg_lib.evaluation import read_predicted, read_true
+from weakseg_lib.experiments import SEGMENTATION
 from weakseg_lib.plots import BLUE, DASHED, ORANGE, VERMILION, save_figure, show_outcome
 from weakseg_lib.result_files import image_of_truth, pair_stacks
 from weakseg_lib.three_views import FONT, new_figure
@@ -38,7 +39,7 @@ def draw_reproduction(out: Path) -> list[Path]:
     """OUT/hours.png, and OUT/worst_ROW.png for the first seed of every row, of what `reproduce` wrote to OUT."""
     table = read_json(out / "table.json")
     drawn = [save_figure(plot_hours(table), out / "hours.png")]
-    data = Path(read_json(out / "experiment.json")["data"])
+    data = out / read_json(out / "experiment.json")["data"]  # relative where the stacks are OUT's own
     for path in sorted((out / "scores").glob("*_seed0*.json")):
         scores = read_json(path)["scores"]
         groups = list(scores["groups"])
@@ -51,7 +52,7 @@ def draw_reproduction(out: Path) -> list[Path]:
 
 def plot_hours(table: dict):
     """Score against hours of annotation, a panel for each measure; `table`: what table.json holds."""
-    measures = [key for key, value in table["rows"][0].items() if isinstance(value, dict)]
+    measures = [key for key in table["rows"][0] if "_f1" in key and any(r[key] for r in table["rows"])]
     figure = new_figure((5.2 * len(measures), 4), layout="constrained")
     looks = {
         ("weak", None): ("boxes and some masks", BLUE, "o", "-"),
@@ -66,7 +67,10 @@ def plot_hours(table: dict):
             rows.sort(key=lambda r: r["hours"])
             if rows:
                 mean = [r[measure]["mean"] for r in rows]
-                low, high = zip(*(r[measure]["interval"] for r in rows), strict=True)
+                # A few stacks have no interval.
+                low, high = zip(
+                    *(r[measure]["interval"] or (r[measure]["mean"],) * 2 for r in rows), strict=True
+                )
                 # The mean of a skewed bootstrap can lie outside its interval by a rounding.
                 bars = [[max(m - v, 0) for m, v in zip(mean, low, strict=True)]]
                 bars.append([max(v - m, 0) for m, v in zip(mean, high, strict=True)])
@@ -75,7 +79,7 @@ def plot_hours(table: dict):
                     hours, mean, bars, color=color, marker=marker, linestyle=style, capsize=3, label=name
                 )
         axes.set_xlabel("hours of annotation (computed)", fontsize=FONT)
-        axes.set_title(measure.replace("_f1", " F1"), fontsize=FONT)
+        axes.set_title(dict(SEGMENTATION).get(measure, measure.replace("_f1", " F1")), fontsize=FONT)
         axes.grid(alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure

@@ -6,18 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from weakseg_lib.components import segment
+from weakseg_lib.components import class_probabilities, instances
 from weakseg_lib.data.annotation import boxes_of_labels
 from weakseg_lib.data.files import atomic_paths
-from weakseg_lib.data.prepare import compress, to_working, working_shape
+from weakseg_lib.data.prepare import compress, resample, to_working, working_shape
 from weakseg_lib.data.stacks import Stack, write_tiff
 from weakseg_lib.data.weak_files import CELL
 from weakseg_lib.device import autocast, memory_format
 from weakseg_lib.errors import InputError
-from weakseg_lib.jobs import list_jobs, write_boxes
+from weakseg_lib.jobs import Job, list_jobs, write_boxes
 from weakseg_lib.model.network import Network
 from weakseg_lib.ops.boxes import clip_boxes, enlarge, nms
 from weakseg_lib.runs import Run, load_run
@@ -171,13 +172,10 @@ def predict_stack(
 ) -> Prediction:
     """Segment one stack with a trained run. `score` and `overlap`: thresholds, by default those chosen in training.
     `reading`, of a VoxResNet: components "grown" back into their boundary, or "literal"."""
-    info = run.info
-    _check_scale(stack, info["working_voxel_um"])
-    shape = working_shape(stack.image.shape, stack.voxel_size, info["working_voxel_um"])
-    scale = np.array(shape) / stack.image.shape
-    image = to_working(stack.image, shape, run.config.smooth)
     if run.config.method == "voxresnet":
-        return _predict_components(run, image, stack.image.shape, score or 0.0, reading, progress)
+        return predict_readings(run, stack, (reading,), score, progress)[reading]
+    info = run.info
+    image, scale = _working_image(run, stack)
     score = info["score_threshold"] if score is None else score
     overlap = info["nms_threshold"] if overlap is None else overlap
     found = detect_stack(run.network, image, score, overlap, info["has_masks"], progress)
@@ -191,8 +189,31 @@ def predict_stack(
     return Prediction(np.arange(1, len(boxes) + 1), boxes, found.scores, found.classes, labels)
 
 
-def _predict_components(run, image, shape, score, reading, progress) -> Prediction:
-    labels, scores = segment(run.network, run.info, image, shape, reading, progress)
+def _working_image(run: Run, stack: Stack) -> tuple[np.ndarray, np.ndarray]:
+    """The normalised image in working voxels, and how many of these a voxel of the stack is, (3,)."""
+    _check_scale(stack, run.info["working_voxel_um"])
+    shape = working_shape(stack.image.shape, stack.voxel_size, run.info["working_voxel_um"])
+    return to_working(stack.image, shape, run.config.smooth), np.array(shape) / stack.image.shape
+
+
+def predict_readings(
+    run: Run, stack: Stack, readings, score=None, progress: bool = False
+) -> dict[str, Prediction]:
+    """Segment one stack with a trained VoxResNet in each of some `readings`, after one pass of the network. The score
+    of an instance is its mean probability of cell."""
+    image, scale = _working_image(run, stack)
+    probabilities = class_probabilities(run.network, image, progress)
+    if stack.image.shape != image.shape:  # not labels are resampled, so that surfaces stay fine
+        probabilities = np.stack([resample(p, stack.image.shape) for p in probabilities])
+    return {r: _read(run.info, probabilities, r, float(scale.prod()), score or 0.0) for r in readings}
+
+
+def _read(info: dict, probabilities, reading: str, coarser: float, score: float) -> Prediction:
+    smallest = info["smallest_share"][reading] * info["median_voxels"] / coarser
+    # Runs of versions that did not choose it lack the last one.
+    chosen = [info[key] for key in ("background_level",) if key in info]
+    labels = instances(probabilities, info["cell_level"][reading], smallest, reading, *chosen)
+    scores = ndimage.mean(probabilities[CELL], labels, np.arange(1, labels.max() + 1)).astype(np.float32)
     ids = np.argsort(-scores, kind="stable") + 1
     ids = ids[scores[ids - 1] > score]
     number = np.zeros(len(scores) + 1, np.int32)
@@ -241,11 +262,16 @@ def predict(
         bar.set_postfix_str(stack.name)
         found = predict_stack(run, stack, score, progress=progress, reading=reading)
         cells[job.mask.parent] += len(found.ids)
-        if found.labels is None:
-            write_boxes(job.boxes, found)
-            job.mask.unlink(missing_ok=True)  # of an earlier run: it would not fit the new boxes
-            continue
-        with atomic_paths(job.mask, job.boxes) as (mask, boxes):
-            write_tiff(mask, found.labels, stack.voxel_size)
-            write_boxes(boxes, found)
+        write_prediction(job, found, stack.voxel_size)
     return cells
+
+
+def write_prediction(job: Job, found: Prediction, voxel_size):
+    """Write the masks and the boxes of one stack, both or neither."""
+    if found.labels is None:
+        write_boxes(job.boxes, found)
+        job.mask.unlink(missing_ok=True)  # of an earlier run: it would not fit the new boxes
+        return
+    with atomic_paths(job.mask, job.boxes) as (mask, boxes):
+        write_tiff(mask, found.labels, voxel_size)
+        write_boxes(boxes, found)

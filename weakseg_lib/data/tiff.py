@@ -46,6 +46,19 @@ def read_tiff(path, frame=None, axes=None):
     return volume.astype(volume.dtype.newbyteorder("="), copy=False), voxel_size
 
 
+def tiff_header(path):
+    """Return what `read_tiff` would, without reading voxels: the volume's shape (D, H, W) and its voxel size or None.
+
+    Raises InputError as `read_tiff` does; a file that is cut off is found out, damaged voxels are not.
+    """
+    path = Path(path)
+    with _damage_is_an_error(path), tifffile.TiffFile(path) as tif:
+        series = tif.series[0]
+        index = choose_volume(series.axes, series.shape, path)
+        _check_complete(tif, series, path)
+        return np.broadcast_to(np.uint8(0), series.shape)[index].shape, _voxel_size(tif)
+
+
 def write_tiff(path, array, voxel_size):
     """Write a volume as a zlib-compressed TIFF with its voxel size, whole or not at all.
 
