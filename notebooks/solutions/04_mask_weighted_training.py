@@ -1,6 +1,7 @@
 """Solutions of 04_mask_weighted_training: a loss with two bugs, a soft target, and how much leak is too much."""
 # ruff: noqa: F821  (names come from the imports cell of the notebook)
 
+
 # %% Exercise 1
 # Two bugs. `.mean()` over all K divides by the number of cells: with one mask in five, the mask head learns five times
 # more slowly, and the loss depends on how many boxes a crop happens to hold. And multiplying by 0 does not remove nan

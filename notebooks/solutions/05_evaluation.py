@@ -1,6 +1,7 @@
 """Solutions of 05_evaluation: a matching that is one-to-one, SEG, and pooled against mean."""
 # ruff: noqa: F821  (names come from the imports cell of the notebook)
 
+
 # %% Exercise 1
 # The maximum along a row asks "is there any true box?", so one true box serves many predictions. One-to-one needs an
 # assignment; where pair counts matter, each allowed pair is worth 1 and the IoU only breaks ties. Usual wrong answer:
