@@ -8,6 +8,7 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+from urllib.parse import urlparse
 
 ROOT = Path(__file__).parents[1]
 CITATION = ROOT / "CITATION.cff"
@@ -21,10 +22,17 @@ def main() -> int:
         return 0
     for path in [*stamped_files(), CITATION]:
         text = path.read_text("utf-8")
-        if old in text:
-            path.write_text(text.replace(old, new), "utf-8", newline="\n")
-            print(f"{path.relative_to(ROOT)}: {text.count(old)} x {old} -> {new}")
+        if old in text or colab(old) in text:
+            count = text.count(old) + text.count(colab(old))
+            stamped = text.replace(old, new).replace(colab(old) + "/", colab(new) + "/")
+            path.write_text(stamped, "utf-8", newline="\n")
+            print(f"{path.relative_to(ROOT)}: {count} x {old} -> {new}")
     return 0
+
+
+def colab(address: str) -> str:
+    """Where Colab opens the files of a GitHub repository."""
+    return "https://colab.research.google.com/github" + urlparse(address).path
 
 
 def stamped_files() -> list[Path]:

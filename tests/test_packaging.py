@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from urllib.parse import urlparse
 
 import pytest
 import yaml
@@ -122,6 +123,15 @@ def test_one_public_address_everywhere(own_files):
             text = path.read_text("utf-8")
             for address in re.findall(r"(?:git clone |git\+)(https?://[^\s\"'@\\`]+)", text):
                 assert address.removesuffix(".git") == ADDRESS, f"{path}: run `make stamp`"
+
+
+def test_links_to_colab_are_of_this_address(own_files):
+    where = "https://colab.research.google.com/github" + urlparse(ADDRESS).path + "/blob/main/notebooks/"
+    for path in own_files:
+        if path.suffix == ".ipynb" or path.name == "README.md":
+            for link in re.findall(r"https://colab\.[^\s)\"]+", path.read_text("utf-8")):
+                assert link.startswith(where), f"{path}: run `make stamp`"
+                assert (ROOT / "notebooks" / link.removeprefix(where).removesuffix("\\n")).is_file(), link
 
 
 def test_no_package_registry_is_named(own_files):

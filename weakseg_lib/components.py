@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from weakseg_lib.counts import Matches, VoxelOverlap
 from weakseg_lib.data.annotation import boxes_of_labels
-from weakseg_lib.data.prepare import PreparedStack, compress, resample
+from weakseg_lib.data.prepare import PreparedStack, compress
 from weakseg_lib.data.voxel_classes import BACKGROUND, CELL, LABELS
 from weakseg_lib.device import autocast, memory_format
 from weakseg_lib.measures import count_overlaps, detection, segmentation
@@ -104,19 +104,3 @@ def choose_components(network, stacks: list[PreparedStack], progress: bool = Tru
     outer = max(BACKGROUND_LEVELS, key=lambda level: sum(counts.f1 for counts in score(*grown, level)))
     found, _ = score(*grown, outer)
     return chosen | {"background_level": outer, "training_detection_f1": round(found.f1, 4)}
-
-
-def segment(network, info: dict, image: np.ndarray, shape, reading: str, progress: bool = False):
-    """Labels (D, H, W) int32 of `shape`, the stack's own, and the score of each instance: its mean probability of
-    cell. `image`: normalised, in working voxels; probabilities are resampled, not labels, so that surfaces stay fine.
-    """
-    probabilities = class_probabilities(network, image, progress)
-    finer = np.prod(shape) / np.prod(image.shape)
-    if tuple(shape) != image.shape:
-        probabilities = np.stack([resample(p, shape) for p in probabilities])
-    smallest = info["smallest_share"][reading] * info["median_voxels"] * finer
-    labels = instances(
-        probabilities, info["cell_level"][reading], smallest, reading, info["background_level"]
-    )
-    ids = np.arange(1, labels.max() + 1)
-    return labels, ndimage.mean(probabilities[CELL], labels, ids).astype(np.float32)

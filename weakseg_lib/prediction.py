@@ -210,9 +210,8 @@ def predict_readings(
 
 def _read(info: dict, probabilities, reading: str, coarser: float, score: float) -> Prediction:
     smallest = info["smallest_share"][reading] * info["median_voxels"] / coarser
-    # Runs of versions that did not choose it lack the last one.
-    chosen = [info[key] for key in ("background_level",) if key in info]
-    labels = instances(probabilities, info["cell_level"][reading], smallest, reading, *chosen)
+    level = info["cell_level"][reading]
+    labels = instances(probabilities, level, smallest, reading, info["background_level"])
     scores = ndimage.mean(probabilities[CELL], labels, np.arange(1, labels.max() + 1)).astype(np.float32)
     ids = np.argsort(-scores, kind="stable") + 1
     ids = ids[scores[ids - 1] > score]
