@@ -46,6 +46,7 @@ CHANGES = {  # name: (share of the masks, settings beyond the default)
     "no_average": (0.2, {"average": 0.0}),
     "one_view": (0.2, {"views": 1}),
 }
+DATA = {"hl60": "HL60, laptop size (simulated by us)", "embryos": "BBBC050, real embryos"}
 MEASURES = ("detection_f1", "object_f1", "segmentation_f1", "segmentation_f1_union", "ctc_seg")
 
 
@@ -61,17 +62,18 @@ def split(name: str, data: Path):
 
 def trial(data_name, data, out: Path, name: str, seed: int, steps: int) -> dict:
     """Train, predict and score one change once; the scores of the test groups' mean."""
-    score = out / "scores" / f"{name}_seed{seed}.json"
+    label = f"{name}_{steps}_seed{seed}"
+    score = out / "scores" / f"{label}.json"
     if not score.is_file():
         masks, changes = CHANGES[name]
         train, test = split(data_name, data)
-        run, begun = out / "runs" / f"{name}_seed{seed}", False
+        run = out / "runs" / label
         begun = (run / RUN).is_file()
         config = None if begun else ours.replace(**changes, steps=steps)
         fitted = fit(train, run, config, seed=seed, resume=begun, masks=masks)
         means = []
         for sequence in test:
-            result = out / "predictions" / f"{name}_seed{seed}" / f"{sequence.path.name}_RES"
+            result = out / "predictions" / label / f"{sequence.path.name}_RES"
             predict(run, [sequence], result)
             means.append(evaluate(result, sequence.path, frames="predicted")["mean"])
         found = {key: float(np.mean([m[key] for m in means])) for key in MEASURES}
@@ -109,18 +111,22 @@ def main():
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", nargs="+", choices=CHANGES, default=list(CHANGES))
     options = parser.parse_args()
-    rows = {}
+    about = provenance(options.seeds) | {
+        "command": f"python benchmarks/ablation.py {options.name} DATA --out FOLDER --steps {options.steps}",
+        "seed": ", ".join(map(str, range(options.seeds))),
+        "data": f"{DATA[options.name]}, {options.steps} steps",
+    }
+    kept = RESULTS / f"ablation_{options.name}.json"
+    earlier = read_json(kept) if kept.is_file() else {}
+    same = all(earlier.get(key) == about[key] for key in ("data", "seed"))
+    rows = earlier["rows"] if same else {}  # other changes of the same comparison stay
     for name in options.only:
+        rows[name] = []
         for seed in range(options.seeds):
             found = trial(options.name, options.data, options.out, name, seed, options.steps)
-            rows.setdefault(name, []).append(found)
-            data = "BBBC050, real embryos" if options.name == "embryos" else "HL60, simulated, laptop size"
-            about = provenance(options.seeds) | {
-                "seed": ", ".join(map(str, range(options.seeds))),
-                "data": f"{data}, {options.steps} steps",
-            }
+            rows[name].append(found)
             print(name, seed, {k: round(v, 4) for k, v in found.items()}, flush=True)
-            write_json(RESULTS / f"ablation_{options.name}.json", about | {"rows": rows})
+            write_json(kept, about | {"rows": rows})
             atomic_write_text(RESULTS / f"ablation_{options.name}.md", table(rows, about))
 
 

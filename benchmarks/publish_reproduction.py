@@ -14,6 +14,7 @@ from common import RESULTS
 
 from weakseg_lib.annotation_time import printed_hours
 from weakseg_lib.data.files import atomic_write_text
+from weakseg_lib.experiments import EXPERIMENTS, SHARES
 from weakseg_lib.pictures import draw_reproduction
 
 TARGET = RESULTS / "reproduction"
@@ -38,12 +39,13 @@ def section(out: Path) -> str:
     rows = table["rows"]
     shutil.copyfile(out / "table.json", TARGET / f"{name}.json")
     fewer = sorted({row["stacks"] for row in rows if row["method"] == "voxresnet"})[:-1]
-    pictures = []
+    main, pictures = EXPERIMENTS[table["experiment"]].masks, []
     for path in draw_reproduction(out):
         if path.name == "hours.png" and len(rows) < 2:
             continue
-        if "literal" in path.name or any(f"voxresnet_{n}_" in path.name for n in fewer):
-            continue  # a clone is to stay small: of VoxResNet the best reading and all stacks are shown
+        other = [f"voxresnet_{n}_" for n in fewer] + [f"weak_{s:g}_" for s in SHARES if s != main]
+        if "literal" in path.name or any(f"worst_{row}" in path.name for row in other):
+            continue  # a clone is to stay small: of VoxResNet the best reading, all stacks; of ours the paper's share
         shutil.copyfile(path, TARGET / f"{name}_{path.name}")
         pictures.append(f"![{path.stem.replace('_', ' ')}]({name}_{path.name})")
     minutes = "; ".join(f"{row['row']} {'/'.join(map(str, row['fit_minutes']))}" for row in rows)
