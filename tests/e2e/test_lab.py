@@ -1,7 +1,13 @@
-"""The first notebook as a reader meets it: opened in JupyterLab in a browser, run, and leafed through."""
+"""The notebooks as a reader meets them: opened in JupyterLab in a browser, run, and leafed through."""
+
+from pathlib import Path
+
+import pytest
 
 LESSON = "00_start_here.ipynb"
 PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(p => p.textContent)"
+OTHERS = sorted(p.name for p in (Path(__file__).parents[2] / "notebooks").glob("*.ipynb") if p.name != LESSON)
+PICTURES = "[...document.querySelectorAll('.jp-OutputArea img')].map(i => i.src).join()"
 READY = (
     "document.querySelector('.jp-Toolbar-kernelName')?.innerText.startsWith('Python')"
     " && document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'"
@@ -29,6 +35,20 @@ def test_a_reader_runs_the_lesson_and_moves_a_slider(lab, page):
     page.wait(f"{IMAGE}.src !== {before!r}", 30, "the slider does not change the picture")
     # Sharp: one dot of the picture is one of the screen.
     assert page.run(f"{IMAGE}.naturalWidth") == page.run(f"{IMAGE}.clientWidth") > 300
+
+
+@pytest.mark.parametrize("lesson", OTHERS)
+def test_every_lesson_runs_and_its_first_slider_draws_anew(lab, page, lesson):
+    page.open(f"{lab}/lab/tree/{lesson}")
+    page.wait("!!document.querySelector('.jp-CodeCell')", 120, "the notebook does not open")
+    _run_all(page)
+    page.wait(f"/\\d/.test({PROMPTS}.at(-1))", 400, "Run All does not reach the last cell")
+    assert page.run(ERRORS) == []
+    before = page.run(PICTURES)
+    page.run("document.querySelector('.widget-slider .noUi-handle').focus(); true")
+    page.press("ArrowRight", 39)
+    page.wait(f"{PICTURES} !== {before!r}", 60, "the slider does not change the picture")
+    assert page.run(ERRORS) == []
 
 
 def _run_all(page):
