@@ -1,7 +1,7 @@
 """What moves in a notebook: a stack to leaf through, and the curves of a running training.
 
 Both are made of `weakseg_lib.plots` and also leave a picture for those who read the notebook without a kernel.
-Needs ipywidgets; nothing else in the library imports this module.
+Needs ipywidgets; in the library only lessons.py, which the notebooks begin with, imports this module.
 """
 
 import csv
