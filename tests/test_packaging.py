@@ -134,6 +134,15 @@ def test_links_to_colab_are_of_this_address(own_files):
                 assert (ROOT / "notebooks" / link.removeprefix(where).removesuffix("\\n")).is_file(), link
 
 
+def test_recorded_results_are_those_of_the_benchmarks():
+    copies = ROOT / "weakseg_lib" / "recorded"
+    found = sorted((ROOT / "benchmarks/results").glob("**/*.json"))
+    originals = {path.name: path.read_bytes() for path in found}
+    assert {p.name for p in copies.glob("*.json")} >= {"hl60_laptop.json", "roi_align_cpu.json"}
+    for path in copies.iterdir():
+        assert path.read_bytes() == originals[path.name], f"{path.name}: run `make refresh`"
+
+
 def test_no_package_registry_is_named(own_files):
     """Where packages come from is the machine's own setting."""
     for path in own_files:

@@ -151,8 +151,7 @@ def test_voxresnet_learns_from_full_labels_and_predicts_in_two_readings(make_seq
         volumes[reading] = np.count_nonzero(tifffile.imread(tmp_path / reading / "mask000.tif"))
         if reading == "grown":
             assert found["detection_f1"] > 0.9 and found["segmentation_f1"] > 0.8
-    # Of the boundary at least a part is left out: how much depends on the level that was chosen.
-    assert volumes["literal"] < volumes["grown"]
+    assert volumes["literal"] < 0.8 * volumes["grown"]  # the boundary is left out
 
 
 def test_masks_are_taken_from_full_labels_when_asked(make_sequence, tmp_path, tiny, refused):

@@ -10,13 +10,13 @@ from tqdm.auto import tqdm
 from weakseg_lib.counts import Matches, VoxelOverlap
 from weakseg_lib.data.annotation import boxes_of_labels
 from weakseg_lib.data.prepare import PreparedStack, compress
-from weakseg_lib.data.voxel_classes import BACKGROUND, CELL, LABELS
+from weakseg_lib.data.voxel_classes import BACKGROUND, BOUNDARY, CELL, LABELS
 from weakseg_lib.device import autocast, memory_format
 from weakseg_lib.measures import count_overlaps, detection, segmentation
 from weakseg_lib.tiling import VIEWS, tiles
 
 MOST_STACKS = 8  # that the free numbers are chosen on
-# High ones, too: a bridge of less sure voxels fuses neighbours. Low ones are for thin cells, boundary all through.
+# High ones, too: a bridge of less sure voxels fuses neighbours. Low ones, for a network unsure of thin cells.
 CELL_LEVELS = (0.1, 0.2, 0.35, 0.5, 0.8, 0.95, 0.98, 0.99, 0.995, 0.998)
 BACKGROUND_LEVELS = (0.3, 0.4, 0.5, 0.6, 0.7)
 SMALLEST = (0.0, 0.05, 0.2)  # least component, as a share of the median instance's volume
@@ -49,7 +49,8 @@ def class_probabilities(network, image: np.ndarray, progress: bool = False) -> n
 def instances(
     probabilities: np.ndarray, level: float, smallest: float, reading: str, background: float = 0.5
 ) -> np.ndarray:
-    """Labels (D, H, W) int32: connected components of voxels that are cell with a probability above `level`.
+    """Labels (D, H, W) int32: connected components of voxels that are cell with a probability above `level`, and cell
+    rather than boundary, however low the level.
 
     Components below `smallest` voxels are dropped. reading "literal": these alone, as the paper words it, without the
     boundary that was cut off them in training; "grown": grown back into everything that is background with a
@@ -57,7 +58,7 @@ def instances(
     of cell).
     """
     cell = probabilities[CELL]
-    labels, count = ndimage.label(cell > level)
+    labels, count = ndimage.label((cell > level) & (cell >= probabilities[BOUNDARY]))
     large = np.bincount(labels.ravel(), minlength=count + 1) >= max(smallest, 1)
     large[0] = False
     labels = (np.cumsum(large) * large).astype(np.int32)[labels]

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
+from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 import weakseg_lib
 from weakseg_lib.data.annotation import WeakAnnotation, annotate
@@ -19,7 +21,7 @@ from weakseg_lib.data.simulate.hl60 import hl60_frames, hl60_settings
 from weakseg_lib.data.stacks import Stack
 from weakseg_lib.device import pick_device
 from weakseg_lib.errors import InputError
-from weakseg_lib.widgets import keep_figures_small
+from weakseg_lib.plots import JPEG
 
 SIZES = ("auto", "small", "large")
 EXAMPLE_SEED = 0  # the running example is the first stack of `weakseg simulate hl60 OUT`
@@ -51,7 +53,7 @@ def begin(name: str, size: str = "auto") -> Lesson:
     """
     if size not in SIZES:
         raise InputError(f"SIZE = {size!r}", "unknown size", f"choose one of {', '.join(SIZES)}")
-    keep_figures_small()
+    _keep_figures_small()
     device = pick_device()
     large = size == "large" or (size == "auto" and device.type == "cuda")
     why = "as asked" if size != "auto" else "there is a GPU" if large else "no GPU was found"
@@ -62,6 +64,12 @@ def begin(name: str, size: str = "auto") -> Lesson:
     work.mkdir(parents=True, exist_ok=True)
     print(_machine(device))
     return Lesson(device, large, os.environ.get("WEAKSEG_QUICK") == "1", work)
+
+
+def _keep_figures_small(dpi=75):
+    """Make figures that a notebook shows JPEGs of `dpi` dots an inch, so that its file stays small."""
+    set_matplotlib_formats("jpeg", pil_kwargs=JPEG)
+    plt.rcParams["figure.dpi"] = dpi
 
 
 def _machine(device: torch.device) -> str:

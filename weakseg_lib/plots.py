@@ -16,6 +16,8 @@ from weakseg_lib.errors import InputError
 from weakseg_lib.measures import as_boxes, compare_instances
 from weakseg_lib.three_views import FONT, ThreeViews, masks_of_labels, new_figure
 
+# How pictures of noisy images are kept where they must be small: a fifth of a PNG.
+JPEG = {"quality": 55, "optimize": True, "progressive": True}
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 DASHED, DOTTED = (0, (4, 2)), (0, (1, 1.2))

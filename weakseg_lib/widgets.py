@@ -1,7 +1,7 @@
 """What moves in a notebook: a stack to leaf through, and the curves of a running training.
 
 Both are made of `weakseg_lib.plots` and also leave a picture for those who read the notebook without a kernel.
-Needs ipywidgets; in the library only lessons.py, which the notebooks begin with, imports this module.
+Needs ipywidgets; nothing else in the library imports this module.
 """
 
 import csv
@@ -11,24 +11,14 @@ from base64 import b64encode
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import display
 from ipywidgets import HBox, Image, IntSlider, Layout, VBox
-from matplotlib_inline.backend_inline import set_matplotlib_formats
 from tqdm import tqdm
 
-from weakseg_lib.plots import plot_curves, show_stack
-
-JPEG = {"quality": 55, "optimize": True, "progressive": True}
+from weakseg_lib.plots import JPEG, plot_curves, show_stack
 
 BAR = "training {percentage:3.0f}% |{bar}|"
-
-
-def keep_figures_small(dpi=75):
-    """Make figures that a notebook shows JPEGs of `dpi` dots an inch, a fifth of what PNGs of noisy images take."""
-    set_matplotlib_formats("jpeg", pil_kwargs=JPEG)
-    plt.rcParams["figure.dpi"] = dpi
 
 
 def browse_stack(image, voxel_size, boxes=None, labels=None, at=None):

@@ -129,3 +129,12 @@ def test_ids_may_be_huge(tmp_path):
     prepare_classes(labels, labels.shape, VOXEL, 0.25, tmp_path)
     written = np.load(tmp_path / LABELS)
     assert written.max() == 2 and ((written > 0) == (labels > 0)).all()
+
+
+def test_a_low_level_does_not_make_cells_of_boundary():
+    probabilities = np.zeros((3, 1, 1, 5), np.float32)
+    probabilities[CELL, 0, 0], probabilities[BOUNDARY, 0, 0] = (
+        [0.3, 0.6, 0.9, 0.6, 0.3],
+        [0.7, 0.4, 0.1, 0.4, 0.7],
+    )
+    assert instances(probabilities, 0.1, 0, "literal").tolist() == [[[0, 1, 1, 1, 0]]]
