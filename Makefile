@@ -69,7 +69,7 @@ $(INSTALLED): pyproject.toml requirements.lock.txt
 	else \
 	    echo "Bringing $(VENV) up to date with pyproject.toml and requirements.lock.txt."; \
 	fi
-	@$(PY) -m pip install -c requirements.lock.txt -e '.[triton,zarr,notebooks,test]' || \
+	@$(PY) -m pip install -c requirements.lock.txt -e '.[triton,zarr,formats,cluster,notebooks,test]' || \
 	    { echo "The installation did not finish, see above; make again starts it anew." >&2; exit 1; }
 	@pwd > $@
 

@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 ADDRESS = PROJECT["urls"]["Repository"]
 CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
-# conda's pytorch brings triton where there is one; pip itself belongs to the environment and not to the project.
-PIP_ONLY, CONDA_ONLY = {"triton"}, {"python", "pip"}
+# conda's pytorch brings triton where there is one, Zeiss's reader comes by pip; pip itself belongs to the environment and not to the project.
+PIP_ONLY, CONDA_ONLY = {"triton", "pylibczirw"}, {"python", "pip"}
 # Spelt in parts, so that this file does not name them either.
 REGISTRIES = [
     ".".join(parts)
@@ -78,7 +78,7 @@ def test_conda_environment_asks_for_the_same_ranges():
     assert asked["python"] == PROJECT["requires-python"]
     own = {name: r.specifier for name, r in requirements().items() if name not in PIP_ONLY}
     assert {name: spec for name, spec in asked.items() if name not in CONDA_ONLY} == own
-    assert environment["dependencies"][-1] == {"pip": ["-e ."]}
+    assert environment["dependencies"][-1] == {"pip": ["-e .[formats]"]}
 
 
 def test_library_imports_nothing_that_it_does_not_ask_for():
