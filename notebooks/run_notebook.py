@@ -131,7 +131,7 @@ class Client(NotebookClient):
         # Widgets send on the socket that a cell's end is awaited on, and the news of its arrival can be lost with that
         # (nbclient issue 312): asked again every few seconds, the answer is there.
         client = await super().async_start_new_kernel_client(**options)
-        client.shell_channel.get_msg = _asking_again(client.shell_channel.get_msg)
+        client.shell_channel.get_msg = asking_again(client.shell_channel.get_msg)
         return client
 
     async def async_execute_cell(self, cell, cell_index, **options):
@@ -168,7 +168,7 @@ class Client(NotebookClient):
         return ""
 
 
-def _asking_again(get_msg, every=3.0):
+def asking_again(get_msg, every=3.0):
     """`get_msg` of a channel, which looks again after `every` seconds where it was told to wait for ever."""
 
     async def get(timeout=None):

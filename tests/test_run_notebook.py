@@ -99,9 +99,9 @@ def test_an_answer_whose_news_was_lost_is_found_by_asking_again():
             raise queue.Empty
         return "answer"
 
-    assert asyncio.run(run_notebook._asking_again(get_msg, every=0.01)()) == "answer"
+    assert asyncio.run(run_notebook.asking_again(get_msg, every=0.01)()) == "answer"
     assert asked == [0.01] * 3
     asked.clear()
     with pytest.raises(queue.Empty):
-        asyncio.run(run_notebook._asking_again(get_msg)(timeout=7))
+        asyncio.run(run_notebook.asking_again(get_msg)(timeout=7))
     assert asked == [7]

@@ -28,13 +28,13 @@ shutil.copytree(os.environ["STANDIN_BUILD"], os.environ["STANDIN_SITE"], dirs_ex
 RUN = """
 import sys, nbformat
 sys.path.append(sys.argv[2])
-from run_notebook import _asking_again
+from run_notebook import asking_again
 from nbclient import NotebookClient
 
 class Client(NotebookClient):  # answers that nbclient loses are asked for again, as in `make run`
     async def async_start_new_kernel_client(self, **options):
         client = await super().async_start_new_kernel_client(**options)
-        client.shell_channel.get_msg = _asking_again(client.shell_channel.get_msg)
+        client.shell_channel.get_msg = asking_again(client.shell_channel.get_msg)
         return client
 
 book = nbformat.read(sys.argv[1], as_version=4)
