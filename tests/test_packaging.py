@@ -129,7 +129,8 @@ def test_links_to_colab_are_of_this_address(own_files):
     where = "https://colab.research.google.com/github" + urlparse(ADDRESS).path + "/blob/main/notebooks/"
     for path in own_files:
         if path.suffix == ".ipynb" or path.name == "README.md":
-            for link in re.findall(r"https://colab\.[^\s)\"]+", path.read_text("utf-8")):
+            text = path.read_text("utf-8")
+            for link in re.findall(r"https://colab\.research\.google\.com/(?!assets/)[^\s)\"]+", text):
                 assert link.startswith(where), f"{path}: run `make stamp`"
                 assert (ROOT / "notebooks" / link.removeprefix(where).removesuffix("\\n")).is_file(), link
 
