@@ -19,7 +19,9 @@ except ImportError as error:
     ) from error
 
 HERE = Path(__file__).parent
-WORK = {"paint": "masks", "fill": "masks"}  # what an edit's time is spent on; all others are for boxes
+# What the page may do to the document, and what the time for it is spent on.
+EDITS = {"add_rectangle": "boxes", "set_box": "boxes", "delete": "boxes", "paint": "masks", "fill": "masks"}
+EDITS |= {"undo": None, "redo": None}
 _OPEN = WeakValueDictionary()  # of this process: folder and frame -> Annotator
 
 
@@ -60,7 +62,7 @@ class Annotator(anywidget.AnyWidget):
             "shape": list(stack.image.shape),
             "voxel_size": list(stack.voxel_size),
             "window": [low, high],
-            "most": int(np.iinfo(self._image.dtype).max),
+            "most": int(self._image.max()),
         }
         self.on_msg(self._receive)
 
@@ -110,14 +112,14 @@ class Annotator(anywidget.AnyWidget):
         self._send_state()
 
     def _edit(self, message):
-        before, selected, problem = self.document.version, None, ""
-        masks = self.document.mask_version
+        work, selected, problem = EDITS[message["do"]], None, ""
+        before, masks = self.document.version, self.document.mask_version
         try:
             selected = getattr(self.document, message["do"])(**message["how"])
         except InputError as error:
             problem = str(error)
         if self.document.version != before:
-            self._files.clock.tick(time.monotonic(), WORK.get(message["do"], "boxes"))
+            self._files.clock.tick(time.monotonic(), work)
             self._files.changed()
         self._send_state(selected, problem, self.document.mask_version != masks)
 

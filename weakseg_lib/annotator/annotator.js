@@ -1,0 +1,739 @@
+// The annotator's page: three linked planes, drawn here; everything else is asked of Python (widget.py).
+// Positions are in voxels, (z, y, x); voxel i reaches from i to i + 1.
+
+const NAMES = "zyx";
+const PLANES = [
+  { name: "xy", axis: 0, down: 1, right: 2 },
+  { name: "zy", axis: 2, down: 1, right: 0 },
+  { name: "zx", axis: 1, down: 0, right: 2 },
+];
+// Okabe and Ito, those that show on grey; neighbours in number differ most.
+const COLOURS = ["#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00"];
+const TOOLS = [
+  ["select", "V", "Select, move and resize boxes; drag the background to pan"],
+  ["box", "B", "Draw a box in one plane"],
+  ["paint", "P", "Paint the mask of the selected box"],
+  ["erase", "E", "Erase from the mask of the selected box"],
+];
+const KEYS = [
+  ["wheel, Page Up / Down", "through the slices (Shift: by ten)"],
+  ["Ctrl + wheel, + −, 0", "zoom; fit"],
+  ["right or middle button, Ctrl + Alt + arrows", "pan"],
+  ["1 2 3", "plane xy, zy, zx for the keys below"],
+  ["arrows", "move the cross (Shift: by ten)"],
+  ["V B P E", "tools: select, box, paint, erase"],
+  ["Enter", "new box around the cross"],
+  ["Alt + arrows, Page Up / Down", "move the box"],
+  ["Ctrl + arrows, Page Up / Down", "move the box's far side (Shift: its near side)"],
+  ["space", "paint or erase at the cross"],
+  ["[ ]", "smaller, larger brush"],
+  ["F", "fill the mask between painted slices (along z)"],
+  [", .", "previous, next box: go there"],
+  ["Delete", "remove the box and its mask"],
+  ["Ctrl + Z, Ctrl + Shift + Z", "undo, redo"],
+  ["C", "contrast from the slice that is shown"],
+  ["Ctrl + S", "save now (it is saved by itself, too)"],
+];
+const KEPT = 60; // slices
+const HANDLE = 5; // px, half a side
+const SILENCE = 5000; // ms without an answer until the page says so
+// The same after a reload, so that whoever was editing still is.
+const session = (() => {
+  try {
+    return (sessionStorage.weakseg ??= crypto.randomUUID());
+  } catch {
+    return String(Math.random());
+  }
+})();
+
+const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+const colour = (id) => COLOURS[id % COLOURS.length];
+
+function make(tag, options = {}, ...children) {
+  const { parent, ...rest } = options;
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(rest))
+    name in element ? (element[name] = value) : element.setAttribute(name, value);
+  element.append(...children);
+  parent?.append(element);
+  return element;
+}
+
+function render({ model, el }) {
+  const { shape, voxel_size: voxel, window: first, most, title } = model.get("info");
+  const size = shape.map((n, a) => n * voxel[a]); // um
+  const view = {
+    at: shape.map((n) => n >> 1),
+    centre: size.map((s) => s / 2), // um, what is in the middle of the planes
+    scale: 1, // px a um
+    low: first[0],
+    high: first[1],
+    tool: "box",
+    radius: 3 * voxel[2], // um
+    active: PLANES[0],
+    selected: null,
+    boxes: new Map(), // id -> {box, voxels}
+    locked: "", // why nothing can be changed
+    drag: null,
+  };
+  const slices = new Map(); // "axis/index" -> grey values, the latest last
+  const masks = new Map(); // "axis/index" -> {overlay, outlines}
+  const asked = new Map(); // "slice/axis" -> the request under way
+  const key = (plane, index = view.at[plane.axis]) => `${plane.axis}/${index}`;
+
+  // ---- the page --------------------------------------------------------------------------------------------
+
+  const root = make("div", { parent: el, className: "weakseg", tabIndex: -1, "data-lm-suppress-shortcuts": "true" });
+  root.setAttribute("aria-label", `Annotator of ${title}`);
+  const bar = make("div", { parent: root, className: "bar", role: "toolbar", ariaLabel: "Tools" });
+  const button = (parent, text, hint, action) =>
+    make("button", { parent, type: "button", title: hint, ariaLabel: hint, onclick: action }, text);
+  const tools = TOOLS.map(([name, letter, hint]) =>
+    button(bar, name, `${hint} (${letter})`, () => setTool(name)));
+  const fill = button(bar, "fill", "Fill the mask between painted slices (F)", () => onSelected("fill"));
+  const remove = button(bar, "delete", "Delete the selected box (Delete)", () => onSelected("delete"));
+  const undo = button(bar, "undo", "Undo (Ctrl + Z)", () => edit("undo"));
+  const redo = button(bar, "redo", "Redo (Ctrl + Shift + Z)", () => edit("redo"));
+  const slider = (text, low, high, step, value, action) => {
+    const input = make("input", { type: "range", min: low, max: high, step, value });
+    input.oninput = () => action(Number(input.value));
+    make("label", { parent: bar }, text, input);
+    return input;
+  };
+  const brush = slider("brush", voxel[2] / 2, 25 * voxel[2], voxel[2] / 2, view.radius, setBrush);
+  const dark = slider("black", 0, most, 1, view.low, (v) => setWindow(v, view.high));
+  const bright = slider("white", 0, most, 1, view.high, (v) => setWindow(view.low, v));
+  button(bar, "fit", "Show the whole stack (0)", () => fit());
+  button(bar, "?", "Keys (?)", () => showHelp());
+  const banner = make("div", { parent: root, className: "banner", role: "alert", hidden: true });
+  const main = make("div", { parent: root, className: "main" });
+  const grid = make("div", { parent: main, className: "grid" });
+  const planes = PLANES.map((plane) => {
+    const canvas = make("canvas", { parent: grid, className: plane.name, tabIndex: 0, role: "img" });
+    return { ...plane, canvas, bitmap: null, shown: null };
+  });
+  view.active = planes[0];
+  const readout = make("div", { parent: grid, className: "readout" });
+  const side = make("div", { parent: main, className: "side" });
+  const heading = make("div", { parent: side, className: "heading" });
+  const list = make("ul", { parent: side, ariaLabel: "Boxes" });
+  const foot = make("div", { parent: root, className: "foot" });
+  const saved = make("span", { parent: foot, className: "saved", role: "status" });
+  const counts = make("span", { parent: foot, className: "counts" });
+  const help = make("dialog", { parent: root, className: "help", ariaLabel: "Keys" });
+  make("table", { parent: help }, ...KEYS.map(([keys, what]) =>
+    make("tr", {}, make("th", {}, keys), make("td", {}, what))));
+  button(help, "close", "Close (Escape)", () => help.close());
+
+  // ---- talking to Python -----------------------------------------------------------------------------------
+
+  const send = (type, rest = {}) => model.send({ type, view: session, ...rest });
+  let silence = null;
+
+  function edit(what, how = {}) {
+    if (view.locked) return say(view.locked);
+    send("edit", { do: what, how });
+    silence ??= setTimeout(
+      () => showSaved("not saved", "Python does not answer: its kernel is busy or has stopped"), SILENCE);
+  }
+
+  function onSelected(what, how = {}) {
+    if (view.selected === null) return say("Select a box first: click it, or choose it in the list.");
+    edit(what, { id_: view.selected, ...how });
+  }
+
+  /** Ask for what a plane shows; while an answer is under way only the latest wish is kept. */
+  function ask(kind, plane) {
+    const name = `${kind}/${plane.axis}`;
+    const known = kind === "slice" ? slices : masks;
+    if (asked.has(name) || known.has(key(plane))) return;
+    asked.set(name, view.at[plane.axis]);
+    model.send({ type: kind, axis: plane.axis, index: view.at[plane.axis] });
+  }
+
+  function keep(cache, name, value) {
+    cache.delete(name);
+    cache.set(name, value);
+    if (cache.size > KEPT * 3) cache.delete(cache.keys().next().value);
+  }
+
+  function receive(message, buffers) {
+    const { type, axis, index } = message;
+    if (type === "status") return showSaved(message.state, message.why);
+    if (type === "state") return takeState(message);
+    asked.delete(`${type}/${axis}`);
+    const plane = planes.find((p) => p.axis === axis);
+    const bytes = buffers[0]; // a DataView; its start need not be a multiple of two or four
+    const own = bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength);
+    if (type === "slice") {
+      const wide = own.byteLength > shape[plane.down] * shape[plane.right];
+      keep(slices, `${axis}/${index}`, wide ? new Uint16Array(own) : new Uint8Array(own));
+    } else {
+      keep(masks, `${axis}/${index}`, outline(message.corner, message.size, new Int32Array(own)));
+    }
+    redraw();
+  }
+
+  function takeState(state) {
+    clearTimeout(silence);
+    silence = null;
+    view.boxes = new Map(state.instances.map(([id, ...rest]) => [id, { box: rest.slice(0, 6), voxels: rest[6] }]));
+    if (state.selected !== null) select(state.selected);
+    else if (!view.boxes.has(view.selected)) view.selected = null;
+    if (state.new_masks) masks.clear();
+    undo.disabled = !state.undo;
+    redo.disabled = !state.redo;
+    const elsewhere = state.editor && state.editor !== session;
+    view.locked = state.read_only || (elsewhere ? "Another browser or window is annotating this." : "");
+    banner.hidden = !view.locked;
+    banner.replaceChildren(`Read-only: ${view.locked} `);
+    if (view.locked && !state.read_only) button(banner, "edit here", "Edit here instead", () => send("take"));
+    for (const control of [...tools.slice(1), fill, remove]) control.disabled = Boolean(view.locked);
+    if (view.locked) setTool("select");
+    counts.textContent = state.counts;
+    if (state.state) showSaved(state.state, state.why);
+    if (state.problem) say(state.problem);
+    showList();
+    redraw();
+  }
+
+  function showSaved(state, why = "") {
+    saved.className = `saved ${state.replace(" ", "-")}`;
+    saved.textContent = view.locked ? "read-only" : state + (why && `: ${why}`);
+  }
+
+  let quiet = null;
+  function say(text) {
+    readout.dataset.message = text;
+    clearTimeout(quiet);
+    quiet = setTimeout(() => (readout.dataset.message = "") || redraw(), 6000);
+    redraw();
+  }
+
+  // ---- masks -----------------------------------------------------------------------------------------------
+
+  /** A picture of the masks in a slice, and the line around each of them. */
+  function outline([top, left], [height, width], ids) {
+    const lines = new Map();
+    const overlay = make("canvas", { width: Math.max(width, 1), height: Math.max(height, 1) });
+    const picture = new ImageData(overlay.width, overlay.height);
+    const id = (r, c) => (r < 0 || c < 0 || r >= height || c >= width ? 0 : ids[r * width + c]);
+    for (let r = 0; r < height; r++)
+      for (let c = 0; c < width; c++) {
+        const own = id(r, c);
+        if (!own) continue;
+        const rgb = parseInt(colour(own).slice(1), 16);
+        picture.data.set([rgb >> 16, (rgb >> 8) & 255, rgb & 255, 70], 4 * (r * width + c));
+        const line = lines.get(own) ?? lines.set(own, []).get(own);
+        const [y, x] = [top + r, left + c];
+        if (id(r - 1, c) !== own) line.push(y, x, y, x + 1);
+        if (id(r + 1, c) !== own) line.push(y + 1, x, y + 1, x + 1);
+        if (id(r, c - 1) !== own) line.push(y, x, y + 1, x);
+        if (id(r, c + 1) !== own) line.push(y, x + 1, y + 1, x + 1);
+      }
+    overlay.getContext("2d").putImageData(picture, 0, 0);
+    return { overlay, lines, top, left, height, width };
+  }
+
+  // ---- drawing ---------------------------------------------------------------------------------------------
+
+  const toX = (plane, v) => (v * voxel[plane.right] - view.centre[plane.right]) * view.scale + plane.width / 2;
+  const toY = (plane, v) => (v * voxel[plane.down] - view.centre[plane.down]) * view.scale + plane.height / 2;
+  const fromX = (plane, x) => ((x - plane.width / 2) / view.scale + view.centre[plane.right]) / voxel[plane.right];
+  const fromY = (plane, y) => ((y - plane.height / 2) / view.scale + view.centre[plane.down]) / voxel[plane.down];
+  const inSlice = (plane, box) =>
+    box[plane.axis] <= view.at[plane.axis] && view.at[plane.axis] < box[plane.axis + 3];
+  const rectangle = (plane, box) => [
+    toX(plane, box[plane.right]), toY(plane, box[plane.down]),
+    toX(plane, box[plane.right + 3]), toY(plane, box[plane.down + 3]),
+  ];
+
+  let waiting = false;
+  function redraw() {
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => {
+      waiting = false;
+      planes.forEach(draw);
+      showReadout();
+    });
+  }
+
+  function bitmapOf(plane) {
+    const wanted = `${key(plane)} ${view.low} ${view.high}`;
+    const values = slices.get(key(plane));
+    if (!values || plane.shown === wanted) return;
+    plane.bitmap ??= make("canvas", { width: shape[plane.right], height: shape[plane.down] });
+    const picture = new ImageData(plane.bitmap.width, plane.bitmap.height);
+    const pixels = new Uint32Array(picture.data.buffer);
+    const factor = 255 / (view.high - view.low);
+    for (let i = 0; i < values.length; i++) {
+      const grey = clamp((values[i] - view.low) * factor, 0, 255) | 0;
+      pixels[i] = 0xff000000 | (grey * 0x010101);
+    }
+    plane.bitmap.getContext("2d").putImageData(picture, 0, 0);
+    plane.shown = wanted;
+    plane.canvas.dataset.shown = key(plane); // for tests: which slice is on the screen
+  }
+
+  function draw(plane) {
+    const { canvas } = plane;
+    const context = canvas.getContext("2d");
+    const sharp = window.devicePixelRatio || 1;
+    ask("slice", plane);
+    ask("mask", plane);
+    bitmapOf(plane);
+    context.setTransform(sharp, 0, 0, sharp, 0, 0);
+    context.fillStyle = "#000";
+    context.fillRect(0, 0, plane.width, plane.height);
+    context.imageSmoothingEnabled = false;
+    const place = (picture, top, left, height, width) => {
+      const [x, y] = [toX(plane, left), toY(plane, top)];
+      context.drawImage(picture, x, y, toX(plane, left + width) - x, toY(plane, top + height) - y);
+    };
+    if (plane.bitmap) place(plane.bitmap, 0, 0, shape[plane.down], shape[plane.right]);
+    const mask = masks.get(key(plane));
+    plane.mask = mask ?? plane.mask; // the earlier one until the answer is here: no flicker
+    if (plane.mask?.height) place(plane.mask.overlay, plane.mask.top, plane.mask.left, plane.mask.height, plane.mask.width);
+    for (const [id, line] of plane.mask?.lines ?? []) {
+      context.beginPath();
+      for (let i = 0; i < line.length; i += 4) {
+        context.moveTo(toX(plane, line[i + 1]), toY(plane, line[i]));
+        context.lineTo(toX(plane, line[i + 3]), toY(plane, line[i + 2]));
+      }
+      strokeTwice(context, colour(id), 1.5);
+    }
+    for (const [id, { box }] of view.boxes) if (id !== view.selected && inSlice(plane, box)) drawBox(plane, context, id, box);
+    const box = view.drag?.box ?? view.boxes.get(view.selected)?.box;
+    if (box && !view.drag?.stroke) drawBox(plane, context, view.selected, box, true);
+    else if (box) drawBox(plane, context, view.selected, view.boxes.get(view.selected).box, true);
+    drawCross(plane, context);
+    drawStroke(plane, context);
+    const text = `${plane.name}   ${NAMES[plane.axis]} ${view.at[plane.axis]} of ${shape[plane.axis] - 1}`;
+    write(context, text, 8, 16, "#fff");
+    canvas.setAttribute("aria-label", `Plane ${text}`);
+    canvas.classList.toggle("active", plane === view.active);
+    if (plane === planes[0]) drawScaleBar(plane, context);
+  }
+
+  function strokeTwice(context, style, width) {
+    context.lineWidth = width + 1.5;
+    context.strokeStyle = "rgba(0, 0, 0, 0.6)"; // keeps lines visible on bright cells
+    context.stroke();
+    context.lineWidth = width;
+    context.strokeStyle = style;
+    context.stroke();
+  }
+
+  function write(context, text, x, y, style) {
+    context.font = "600 12px system-ui, sans-serif";
+    context.lineWidth = 3;
+    context.strokeStyle = "#000";
+    context.strokeText(text, x, y);
+    context.fillStyle = style;
+    context.fillText(text, x, y);
+  }
+
+  function drawBox(plane, context, id, box, selected = false) {
+    const [x0, y0, x1, y1] = rectangle(plane, box);
+    context.beginPath();
+    context.rect(x0, y0, x1 - x0, y1 - y0);
+    context.setLineDash(inSlice(plane, box) ? (selected ? [] : [6, 3]) : [2, 4]);
+    strokeTwice(context, selected ? "#fff" : colour(id), selected ? 2 : 1.5);
+    context.setLineDash([]);
+    if (id !== null) write(context, String(id), x0 + 4, y1 - 5, selected ? "#fff" : colour(id));
+    if (!selected || view.locked) return;
+    for (const [right, down] of handles()) {
+      const [x, y] = [[x0, (x0 + x1) / 2, x1][right + 1], [y0, (y0 + y1) / 2, y1][down + 1]];
+      context.fillStyle = "#fff";
+      context.strokeStyle = "#000";
+      context.lineWidth = 1;
+      context.fillRect(x - HANDLE + 1, y - HANDLE + 1, 2 * HANDLE - 2, 2 * HANDLE - 2);
+      context.strokeRect(x - HANDLE + 1, y - HANDLE + 1, 2 * HANDLE - 2, 2 * HANDLE - 2);
+    }
+  }
+
+  const handles = () => [-1, 0, 1].flatMap((r) => [-1, 0, 1].map((d) => [r, d])).filter(([r, d]) => r || d);
+
+  function drawCross(plane, context) {
+    const [x, y] = [toX(plane, view.at[plane.right] + 0.5), toY(plane, view.at[plane.down] + 0.5)];
+    context.beginPath();
+    context.moveTo(x, 0);
+    context.lineTo(x, plane.height);
+    context.moveTo(0, y);
+    context.lineTo(plane.width, y);
+    context.lineWidth = 1;
+    context.strokeStyle = "rgba(86, 180, 233, 0.45)";
+    context.stroke();
+  }
+
+  function drawStroke(plane, context) {
+    const painting = view.tool === "paint" || view.tool === "erase";
+    const radius = view.radius * view.scale;
+    if (view.drag?.stroke && view.drag.plane === plane) {
+      context.beginPath();
+      for (const [down, right] of view.drag.stroke) context.lineTo(toX(plane, right), toY(plane, down));
+      context.lineTo(toX(plane, view.drag.stroke.at(-1)[1]) + 0.01, toY(plane, view.drag.stroke.at(-1)[0]));
+      context.lineWidth = 2 * radius;
+      context.lineCap = context.lineJoin = "round";
+      context.strokeStyle = view.drag.erase ? "rgba(0, 0, 0, 0.5)" : colour(view.selected) + "80";
+      context.stroke();
+      context.lineCap = "butt";
+    }
+    if (painting && plane === view.active) {
+      const [x, y] = plane.pointer ?? [toX(plane, view.at[plane.right] + 0.5), toY(plane, view.at[plane.down] + 0.5)];
+      context.beginPath();
+      context.arc(x, y, radius, 0, 7);
+      context.setLineDash(view.tool === "erase" ? [3, 3] : []);
+      strokeTwice(context, "#fff", 1);
+      context.setLineDash([]);
+    }
+  }
+
+  function drawScaleBar(plane, context) {
+    const power = 10 ** Math.floor(Math.log10(120 / view.scale));
+    const length = power * [5, 2, 1].find((n) => n * power * view.scale <= 120);
+    const [x, y] = [plane.width - 12, plane.height - 12];
+    context.fillStyle = "#fff";
+    context.fillRect(x - length * view.scale, y - 3, length * view.scale, 3);
+    const text = `${length} µm`;
+    write(context, text, x - context.measureText(text).width, y - 9, "#fff");
+  }
+
+  function showReadout() {
+    const values = slices.get(key(planes[0]));
+    const value = values?.[view.at[1] * shape[2] + view.at[2]];
+    const one = view.boxes.get(view.selected);
+    const um = view.at.map((v, a) => ((v + 0.5) * voxel[a]).toFixed(1));
+    const lines = [
+      readout.dataset.message,
+      `z y x: ${view.at.join(", ")}   (${um.join(", ")} µm)`,
+      `grey value ${value ?? "…"}`,
+      `brush ${(2 * view.radius).toFixed(1)} µm`,
+      one && `box ${view.selected}: ${[0, 1, 2].map((a) => one.box[a + 3] - one.box[a]).join(" × ")} voxels`,
+      one && (one.voxels ? `mask: ${one.voxels} voxels` : "no mask"),
+    ];
+    readout.replaceChildren(...lines.map((text, i) =>
+      make("div", { className: i ? "" : "message", role: i ? "" : "status" }, text || "")));
+    brush.value = view.radius;
+    dark.value = view.low;
+    bright.value = view.high;
+  }
+
+  let listed = "";
+  function showList() {
+    const now = JSON.stringify([[...view.boxes].map(([id, one]) => [id, one.voxels > 0]), view.selected]);
+    if (now === listed) return;
+    listed = now;
+    heading.textContent = `Boxes (${view.boxes.size})`;
+    list.replaceChildren(...[...view.boxes].map(([id, one]) => {
+      const entry = make("button", { type: "button", ariaPressed: String(id === view.selected), onclick: () => goTo(id) });
+      entry.append(make("i", { style: `background: ${colour(id)}` }), ` ${id}`, make("small", {}, one.voxels ? " mask" : ""));
+      return make("li", {}, entry);
+    }));
+    list.querySelector("[aria-pressed=true]")?.scrollIntoView({ block: "nearest" });
+  }
+
+  // ---- the view --------------------------------------------------------------------------------------------
+
+  function setTool(name) {
+    view.tool = view.locked ? "select" : name;
+    tools.forEach((tool, i) => (tool.ariaPressed = String(TOOLS[i][0] === view.tool)));
+    grid.dataset.tool = view.tool;
+    redraw();
+  }
+
+  function setBrush(radius) {
+    view.radius = clamp(radius, voxel[2] / 2, 25 * voxel[2]);
+    redraw();
+  }
+
+  function setWindow(low, high) {
+    view.low = clamp(low, 0, most - 1);
+    view.high = Math.max(high, view.low + 1);
+    redraw();
+  }
+
+  function contrastOfSlice() {
+    const values = slices.get(key(view.active))?.slice().sort();
+    if (values) setWindow(values[Math.floor(values.length * 0.01)], values[Math.floor(values.length * 0.998)]);
+  }
+
+  function moveTo(axis, index) {
+    view.at[axis] = clamp(Math.round(index), 0, shape[axis] - 1);
+    redraw();
+  }
+
+  function select(id) {
+    view.selected = id;
+    showList();
+    redraw();
+  }
+
+  function goTo(id) {
+    const { box } = view.boxes.get(id);
+    for (const axis of [0, 1, 2]) {
+      moveTo(axis, Math.floor((box[axis] + box[axis + 3]) / 2));
+      const half = planes[0].height / 2 / view.scale;
+      const middle = (view.at[axis] + 0.5) * voxel[axis];
+      if (Math.abs(middle - view.centre[axis]) > half * 0.8) view.centre[axis] = middle;
+    }
+    select(id);
+  }
+
+  function step(by) {
+    const ids = [...view.boxes.keys()];
+    const place = ids.indexOf(view.selected);
+    if (ids.length) goTo(ids[(place < 0 && by < 0 ? 0 : place + by + ids.length) % ids.length]);
+  }
+
+  function zoom(factor, plane = view.active, x = plane.width / 2, y = plane.height / 2) {
+    const before = [fromX(plane, x) * voxel[plane.right], fromY(plane, y) * voxel[plane.down]];
+    view.scale = clamp(view.scale * factor, 0.2 / voxel[2], 60 / voxel[2]);
+    view.centre[plane.right] = before[0] - (x - plane.width / 2) / view.scale;
+    view.centre[plane.down] = before[1] - (y - plane.height / 2) / view.scale;
+    redraw();
+  }
+
+  function fit() {
+    view.centre = size.map((s) => s / 2);
+    view.scale = Math.min(...planes.flatMap((p) => [p.width / size[p.right], p.height / size[p.down]])) * 0.98;
+    redraw();
+  }
+
+  function layOut() {
+    const width = grid.clientWidth - 4;
+    if (width < 50) return;
+    const flat = clamp(size[0] / size[2], 0.3, 0.8); // how wide zy is beside xy
+    const xy = Math.round(width / (1 + flat));
+    const height = Math.round(clamp((xy * size[1]) / size[2], 200, 540));
+    const z = Math.min(width - xy, 260);
+    const sides = { xy: [xy, height], zy: [width - xy, height], zx: [xy, z] };
+    for (const plane of planes) {
+      [plane.width, plane.height] = sides[plane.name];
+      plane.canvas.width = plane.width * (window.devicePixelRatio || 1);
+      plane.canvas.height = plane.height * (window.devicePixelRatio || 1);
+      plane.canvas.style.cssText = `width: ${plane.width}px; height: ${plane.height}px`;
+    }
+    grid.style.gridTemplateColumns = `${xy}px ${width - xy}px`;
+    list.style.maxHeight = `${height + z - 30}px`;
+    view.laidOut ? redraw() : fit();
+    view.laidOut = true;
+  }
+
+  // ---- the mouse -------------------------------------------------------------------------------------------
+
+  function hit(plane, x, y) {
+    const one = view.boxes.get(view.selected);
+    if (one && !view.locked) {
+      const [x0, y0, x1, y1] = rectangle(plane, one.box);
+      // Of a small box only the nearest handle counts.
+      const near = handles()
+        .map(([r, d]) => ({ r, d, far: Math.max(
+          Math.abs(x - [x0, (x0 + x1) / 2, x1][r + 1]), Math.abs(y - [y0, (y0 + y1) / 2, y1][d + 1])) }))
+        .sort((a, b) => a.far - b.far)[0];
+      if (near.far <= HANDLE + 2) return { kind: "resize", ...near };
+      if (view.tool === "select" && x > x0 && x < x1 && y > y0 && y < y1) return { kind: "move" };
+    }
+    return { kind: view.tool === "select" ? "pan" : view.tool };
+  }
+
+  function boxUnder(plane, x, y) {
+    const area = (box) => (box[plane.right + 3] - box[plane.right]) * (box[plane.down + 3] - box[plane.down]);
+    const found = [...view.boxes].filter(([, { box }]) => {
+      const [x0, y0, x1, y1] = rectangle(plane, box);
+      return inSlice(plane, box) && x >= x0 && x <= x1 && y >= y0 && y <= y1;
+    });
+    return found.sort((a, b) => area(a[1].box) - area(b[1].box))[0]?.[0] ?? null;
+  }
+
+  function start(plane, event) {
+    view.active = plane;
+    plane.canvas.focus({ preventScroll: true });
+    plane.canvas.setPointerCapture(event.pointerId);
+    const [x, y] = [event.offsetX, event.offsetY];
+    let { kind, r, d } = event.button ? { kind: "pan" } : hit(plane, x, y);
+    if (kind === "paint" || kind === "erase") {
+      const one = view.boxes.get(view.selected);
+      if (!one || !inSlice(plane, one.box)) select(boxUnder(plane, x, y) ?? view.selected);
+      if (view.selected === null) return say("Draw or select a box first: masks are painted inside one.");
+    }
+    view.drag = { kind, r, d, plane, x, y, moved: false, centre: [...view.centre], erase: kind === "erase" };
+    if (kind === "resize" || kind === "move") view.drag.from = view.boxes.get(view.selected).box;
+    if (view.drag.kind === "paint" || view.drag.erase) view.drag.stroke = [[fromY(plane, y), fromX(plane, x)]];
+    redraw();
+  }
+
+  function move(plane, event) {
+    const [x, y] = (plane.pointer = [event.offsetX, event.offsetY]);
+    const { drag } = view;
+    if (!drag) {
+      view.active = plane;
+      const { kind, r, d } = hit(plane, x, y);
+      const arrows = { "1": "nwse", "-1": "nesw" };
+      plane.canvas.style.cursor =
+        kind === "resize" ? `${r && d ? arrows[r * d] : r ? "ew" : "ns"}-resize` : kind === "move" ? "move" : "";
+      return redraw();
+    }
+    drag.moved ||= Math.hypot(x - drag.x, y - drag.y) > 3;
+    const [right, down] = [fromX(plane, x) - fromX(plane, drag.x), fromY(plane, y) - fromY(plane, drag.y)];
+    if (drag.stroke) for (const e of event.getCoalescedEvents?.() ?? [event])
+      drag.stroke.push([fromY(plane, e.offsetY), fromX(plane, e.offsetX)]);
+    else if (!drag.moved) return;
+    else if (drag.kind === "pan") {
+      view.centre[plane.right] = drag.centre[plane.right] - (x - drag.x) / view.scale;
+      view.centre[plane.down] = drag.centre[plane.down] - (y - drag.y) / view.scale;
+    } else if (drag.kind === "box") {
+      const corners = [fromY(plane, drag.y), fromY(plane, y), fromX(plane, drag.x), fromX(plane, x)];
+      const box = Array(6);
+      [box[plane.axis], box[plane.axis + 3]] = [view.at[plane.axis], view.at[plane.axis] + 1];
+      [box[plane.down], box[plane.down + 3]] = corners.slice(0, 2).sort((a, b) => a - b);
+      [box[plane.right], box[plane.right + 3]] = corners.slice(2).sort((a, b) => a - b);
+      drag.box = box;
+      view.selected = null;
+    } else {
+      drag.box = [...drag.from];
+      const shift = (axis, side, by) => (drag.box[axis + (side > 0 ? 3 : 0)] += Math.round(by));
+      if (drag.kind === "move") for (const side of [-1, 1]) shift(plane.right, side, right), shift(plane.down, side, down);
+      if (drag.r) shift(plane.right, drag.r, right);
+      if (drag.d) shift(plane.down, drag.d, down);
+      for (const a of [plane.right, plane.down]) // an edge stops short of the opposite one
+        if (drag.box[a] >= drag.box[a + 3])
+          drag.box[a + (drag.box[a] === drag.from[a] ? 3 : 0)] =
+            drag.box[a] === drag.from[a] ? drag.box[a] + 1 : drag.box[a + 3] - 1;
+    }
+    redraw();
+  }
+
+  function end(plane, event) {
+    const { drag } = view;
+    view.drag = null;
+    if (!drag || event.type === "pointercancel") return redraw();
+    if (drag.stroke) {
+      paint(plane, drag.stroke, drag.erase);
+    } else if (!drag.moved) {
+      if (event.button) return redraw();
+      moveTo(plane.right, Math.floor(fromX(plane, drag.x)));
+      moveTo(plane.down, Math.floor(fromY(plane, drag.y)));
+      select(boxUnder(plane, drag.x, drag.y));
+    } else if (drag.kind === "box") {
+      addRectangle(plane, drag.box);
+    } else if (drag.box) {
+      setBox(drag.box);
+    }
+    redraw();
+  }
+
+  /** Draw a box in a plane, and cut it in its middle in the two others, where it can then be adjusted. */
+  function addRectangle(plane, box) {
+    const corner = (side) => [0, 1, 2].filter((a) => a !== plane.axis).map((a) => box[a + side]);
+    edit("add_rectangle", { axis: plane.axis, index: view.at[plane.axis], low: corner(0), high: corner(3) });
+    for (const a of [plane.right, plane.down]) moveTo(a, Math.floor((box[a] + box[a + 3]) / 2));
+  }
+
+  function setBox(box) {
+    view.boxes.get(view.selected).box = box; // until Python says what became of it
+    onSelected("set_box", { box });
+  }
+
+  function paint(plane, points, erase) {
+    const inOrder = plane.down < plane.right ? points : points.map(([down, right]) => [right, down]);
+    onSelected("paint", {
+      axis: plane.axis, index: view.at[plane.axis], points: inOrder, radius: view.radius, erase });
+  }
+
+  function turn(plane, event) {
+    event.preventDefault();
+    if (event.ctrlKey || event.metaKey) return zoom(event.deltaY < 0 ? 1.2 : 1 / 1.2, plane, event.offsetX, event.offsetY);
+    const by = Math.sign(event.deltaY || event.deltaX) * (event.shiftKey ? 10 : 1);
+    if (by) moveTo(plane.axis, view.at[plane.axis] + by);
+  }
+
+  // ---- keys ------------------------------------------------------------------------------------------------
+
+  const showHelp = () => (help.open ? help.close() : help.showModal());
+
+  function arrow(event) {
+    const { right, down, axis } = view.active;
+    const ways = {
+      ArrowLeft: [right, -1], ArrowRight: [right, 1], ArrowUp: [down, -1], ArrowDown: [down, 1],
+      PageUp: [axis, -1], PageDown: [axis, 1],
+    };
+    if (!ways[event.key]) return false;
+    const [a, way] = ways[event.key];
+    const one = view.boxes.get(view.selected);
+    if (event.ctrlKey && event.altKey) view.centre[a] += (way * 40) / view.scale;
+    else if ((event.altKey || event.ctrlKey) && one) {
+      const box = [...one.box];
+      for (const side of event.altKey ? [0, 3] : event.shiftKey ? [0] : [3])
+        box[a + side] = clamp(box[a + side] + way, side ? (event.altKey ? 1 : box[a] + 1) : 0,
+          side ? shape[a] : event.altKey ? shape[a] - 1 : box[a + 3] - 1);
+      setBox(box);
+    } else if (!event.altKey && !event.ctrlKey) moveTo(a, view.at[a] + way * (event.shiftKey ? 10 : 1));
+    redraw();
+    return true;
+  }
+
+  function press(event) {
+    event.stopPropagation();
+    if (event.key === "?") return showHelp();
+    if (help.open || (event.target.matches("input, button") && /^(Arrow|Page|Enter| $)/.test(event.key))) return;
+    const { active } = view;
+    const control = event.ctrlKey || event.metaKey;
+    const tool = TOOLS.find(([, letter]) => letter === event.key.toUpperCase())?.[0];
+    const keys = {
+      1: () => planes[0].canvas.focus(), 2: () => planes[1].canvas.focus(), 3: () => planes[2].canvas.focus(),
+      "[": () => setBrush(view.radius / 1.25), "]": () => setBrush(view.radius * 1.25),
+      "+": () => zoom(1.25), "=": () => zoom(1.25), "-": () => zoom(0.8), 0: fit,
+      ",": () => step(-1), ".": () => step(1), f: () => onSelected("fill"), c: contrastOfSlice,
+      Delete: () => onSelected("delete"), Backspace: () => onSelected("delete"),
+      Escape: () => (view.drag = null) || select(null),
+      Enter: () => {
+        const half = (a) => Math.max(1, (shape[2] * voxel[2]) / 30 / voxel[a]);
+        addRectangle(active, view.at.flatMap((v, a) => v + 0.5 - half(a)).concat(view.at.map((v, a) => v + 0.5 + half(a))));
+      },
+      " ": () => {
+        if (view.tool === "paint" || view.tool === "erase")
+          paint(active, [[view.at[active.down] + 0.5, view.at[active.right] + 0.5]], view.tool === "erase");
+      },
+    };
+    const withControl = {
+      z: () => edit(event.shiftKey ? "redo" : "undo"), y: () => edit("redo"), s: () => send("save"),
+    };
+    const action = control ? withControl[event.key.toLowerCase()] : keys[event.key] ?? keys[event.key.toLowerCase()];
+    if (action) action();
+    else if (tool && !control) setTool(tool);
+    else if (!arrow(event)) return;
+    event.preventDefault();
+  }
+
+  // ---- all together ----------------------------------------------------------------------------------------
+
+  for (const plane of planes) {
+    const { canvas } = plane;
+    canvas.onpointerdown = (event) => start(plane, event);
+    canvas.onpointermove = (event) => move(plane, event);
+    canvas.onpointerup = canvas.onpointercancel = (event) => end(plane, event);
+    canvas.onpointerleave = () => (plane.pointer = null) || redraw();
+    canvas.oncontextmenu = (event) => event.preventDefault();
+    canvas.onfocus = () => (view.active = plane) && redraw();
+    canvas.addEventListener("wheel", (event) => turn(plane, event), { passive: false });
+  }
+  root.addEventListener("keydown", press);
+  let told = 0; // looking is work, too
+  for (const type of ["pointermove", "wheel", "keydown"])
+    root.addEventListener(type, () => Date.now() - told > 5000 && (told = Date.now()) && send("active"));
+  const watch = new ResizeObserver(layOut);
+  watch.observe(grid);
+  model.on("msg:custom", receive);
+  setTool("box");
+  layOut();
+  send("hello");
+  return () => {
+    send("bye");
+    watch.disconnect();
+    model.off("msg:custom", receive);
+  };
+}
+
+export default { render };
