@@ -113,8 +113,9 @@ function render({ model, el }) {
     return { ...plane, canvas, bitmap: null, shown: null };
   });
   view.active = planes[0];
-  const readout = make("div", { parent: grid, className: "readout" });
   const side = make("div", { parent: main, className: "side" });
+  const notice = make("div", { parent: side, className: "notice", role: "status" });
+  const facts = make("div", { parent: side, className: "facts" });
   const heading = make("div", { parent: side, className: "heading" });
   const list = make("ul", { parent: side, ariaLabel: "Boxes" });
   const foot = make("div", { parent: root, className: "foot" });
@@ -204,10 +205,9 @@ function render({ model, el }) {
 
   let quiet = null;
   function say(text) {
-    readout.dataset.message = text;
+    notice.textContent = text;
     clearTimeout(quiet);
-    quiet = setTimeout(() => (readout.dataset.message = "") || redraw(), 6000);
-    redraw();
+    quiet = setTimeout(() => (notice.textContent = ""), 6000);
   }
 
   // ---- masks -----------------------------------------------------------------------------------------------
@@ -406,15 +406,13 @@ function render({ model, el }) {
     const one = view.boxes.get(view.selected);
     const um = view.at.map((v, a) => ((v + 0.5) * voxel[a]).toFixed(1));
     const lines = [
-      readout.dataset.message,
       `z y x: ${view.at.join(", ")}   (${um.join(", ")} µm)`,
       `grey value ${value ?? "…"}`,
       `brush ${(2 * view.radius).toFixed(1)} µm`,
       one && `box ${view.selected}: ${[0, 1, 2].map((a) => one.box[a + 3] - one.box[a]).join(" × ")} voxels`,
       one && (one.voxels ? `mask: ${one.voxels} voxels` : "no mask"),
     ];
-    readout.replaceChildren(...lines.map((text, i) =>
-      make("div", { className: i ? "" : "message", role: i ? "" : "status" }, text || "")));
+    facts.replaceChildren(...lines.filter(Boolean).map((text) => make("div", {}, text)));
     brush.value = view.radius;
     dark.value = view.low;
     bright.value = view.high;
@@ -502,21 +500,21 @@ function render({ model, el }) {
   }
 
   function layOut() {
-    const width = grid.clientWidth - 4;
-    if (width < 50) return;
-    const flat = clamp(size[0] / size[2], 0.3, 0.8); // how wide zy is beside xy
-    const xy = Math.round(width / (1 + flat));
-    const height = Math.round(clamp((xy * size[1]) / size[2], 200, 540));
-    const z = Math.min(width - xy, 260);
-    const sides = { xy: [xy, height], zy: [width - xy, height], zx: [xy, z] };
+    if (!main.clientWidth) return; // not shown yet
+    // One scale for all planes; the whole fits on a screen. A flat stack gets some room to be turned and zoomed in.
+    const depth = clamp(size[0], 0.3 * size[2], 0.8 * size[2]);
+    const room = [Math.max(main.clientWidth - 190, 200), clamp(window.innerHeight * 0.66, 400, 900)];
+    const scale = Math.min(room[0] / (size[2] + depth), room[1] / (size[1] + depth));
+    const [z, y, x] = [depth, size[1], size[2]].map((length) => Math.round(length * scale));
+    const sides = { xy: [x, y], zy: [z, y], zx: [x, z] };
     for (const plane of planes) {
       [plane.width, plane.height] = sides[plane.name];
       plane.canvas.width = plane.width * (window.devicePixelRatio || 1);
       plane.canvas.height = plane.height * (window.devicePixelRatio || 1);
       plane.canvas.style.cssText = `width: ${plane.width}px; height: ${plane.height}px`;
     }
-    grid.style.gridTemplateColumns = `${xy}px ${width - xy}px`;
-    list.style.maxHeight = `${height + z - 30}px`;
+    grid.style.gridTemplateColumns = `${x}px ${z}px`;
+    list.style.maxHeight = `${Math.max(y + z - 200, 120)}px`;
     view.laidOut ? redraw() : fit();
     view.laidOut = true;
   }
@@ -724,7 +722,7 @@ function render({ model, el }) {
   for (const type of ["pointermove", "wheel", "keydown"])
     root.addEventListener(type, () => Date.now() - told > 5000 && (told = Date.now()) && send("active"));
   const watch = new ResizeObserver(layOut);
-  watch.observe(grid);
+  watch.observe(main);
   model.on("msg:custom", receive);
   setTool("box");
   layOut();

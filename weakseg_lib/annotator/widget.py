@@ -106,7 +106,8 @@ class Annotator(anywidget.AnyWidget):
             return
         elif kind == "save":
             self._files.save()
-        elif kind == "edit" and view == self._editor and not self.read_only:
+        elif kind == "edit" and self._editor in (None, view) and not self.read_only:
+            self._editor = view
             self._edit(message)
             return
         self._send_state()
