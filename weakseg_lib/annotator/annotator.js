@@ -255,6 +255,7 @@ function render({ model, el }) {
     requestAnimationFrame(() => {
       waiting = false;
       planes.forEach(draw);
+      grid.dataset.scale = view.scale;
       showReadout();
     });
   }
@@ -273,7 +274,9 @@ function render({ model, el }) {
     }
     plane.bitmap.getContext("2d").putImageData(picture, 0, 0);
     plane.shown = wanted;
-    plane.canvas.dataset.shown = key(plane); // for tests: which slice is on the screen
+    // What is on the screen, and since when it was first: for tests.
+    plane.canvas.dataset.shown = key(plane);
+    plane.canvas.dataset.since ??= Date.now();
   }
 
   function draw(plane) {
