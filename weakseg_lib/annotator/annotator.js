@@ -1,14 +1,6 @@
-// The annotator's page: three linked planes, drawn here; everything else is asked of Python (widget.py).
-// Positions are in voxels, (z, y, x); voxel i reaches from i to i + 1.
+// The annotator's page: mouse, keys and controls around the three planes of planes.js, which widget.py puts before
+// this file. Slices and masks are asked of Python, and every edit is made there.
 
-const NAMES = "zyx";
-const PLANES = [
-  { name: "xy", axis: 0, down: 1, right: 2 },
-  { name: "zy", axis: 2, down: 1, right: 0 },
-  { name: "zx", axis: 1, down: 0, right: 2 },
-];
-// Okabe and Ito, those that show on grey; neighbours in number differ most.
-const COLOURS = ["#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00"];
 const TOOLS = [
   ["select", "V", "Select, move and resize boxes; drag the background to pan"],
   ["box", "B", "Draw a box in one plane"],
@@ -35,7 +27,6 @@ const KEYS = [
   ["Ctrl + S", "save now (it is saved by itself, too)"],
 ];
 const KEPT = 60; // slices
-const HANDLE = 5; // px, half a side
 const SILENCE = 5000; // ms without an answer until the page says so
 // The same after a reload, so that whoever was editing still is.
 const session = (() => {
@@ -45,19 +36,6 @@ const session = (() => {
     return String(Math.random());
   }
 })();
-
-const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-const colour = (id) => COLOURS[id % COLOURS.length];
-
-function make(tag, options = {}, ...children) {
-  const { parent, ...rest } = options;
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(rest))
-    name in element ? (element[name] = value) : element.setAttribute(name, value);
-  element.append(...children);
-  parent?.append(element);
-  return element;
-}
 
 function render({ model, el }) {
   const { shape, voxel_size: voxel, window: first, most, title } = model.get("info");
@@ -70,16 +48,19 @@ function render({ model, el }) {
     high: first[1],
     tool: "box",
     radius: 3 * voxel[2], // um
-    active: PLANES[0],
+    active: null, // the plane that keys act on
     selected: null,
     boxes: new Map(), // id -> {box, voxels}
     locked: "", // why nothing can be changed
     drag: null,
+    shape,
+    voxel,
+    slices: new Map(), // "axis/index" -> grey values, the latest last
+    masks: new Map(), // "axis/index" -> what `outline` makes
+    planes: [],
   };
-  const slices = new Map(); // "axis/index" -> grey values, the latest last
-  const masks = new Map(); // "axis/index" -> {overlay, outlines}
+  const { slices, masks, planes } = view;
   const asked = new Map(); // "slice/axis" -> the request under way
-  const key = (plane, index = view.at[plane.axis]) => `${plane.axis}/${index}`;
 
   // ---- the page --------------------------------------------------------------------------------------------
 
@@ -108,10 +89,10 @@ function render({ model, el }) {
   const banner = make("div", { parent: root, className: "banner", role: "alert", hidden: true });
   const main = make("div", { parent: root, className: "main" });
   const grid = make("div", { parent: main, className: "grid" });
-  const planes = PLANES.map((plane) => {
-    const canvas = make("canvas", { parent: grid, className: plane.name, tabIndex: 0, role: "img" });
-    return { ...plane, canvas, bitmap: null, shown: null };
-  });
+  for (const about of PLANES) {
+    const canvas = make("canvas", { parent: grid, className: about.name, tabIndex: 0, role: "img" });
+    planes.push(new Plane(view, about, canvas));
+  }
   view.active = planes[0];
   const side = make("div", { parent: main, className: "side" });
   const notice = make("div", { parent: side, className: "notice", role: "status" });
@@ -147,7 +128,7 @@ function render({ model, el }) {
   function ask(kind, plane) {
     const name = `${kind}/${plane.axis}`;
     const known = kind === "slice" ? slices : masks;
-    if (asked.has(name) || known.has(key(plane))) return;
+    if (asked.has(name) || known.has(plane.key)) return;
     asked.set(name, view.at[plane.axis]);
     model.send({ type: kind, axis: plane.axis, index: view.at[plane.axis] });
   }
@@ -210,43 +191,7 @@ function render({ model, el }) {
     quiet = setTimeout(() => (notice.textContent = ""), 6000);
   }
 
-  // ---- masks -----------------------------------------------------------------------------------------------
-
-  /** A picture of the masks in a slice, and the line around each of them. */
-  function outline([top, left], [height, width], ids) {
-    const lines = new Map();
-    const overlay = make("canvas", { width: Math.max(width, 1), height: Math.max(height, 1) });
-    const picture = new ImageData(overlay.width, overlay.height);
-    const id = (r, c) => (r < 0 || c < 0 || r >= height || c >= width ? 0 : ids[r * width + c]);
-    for (let r = 0; r < height; r++)
-      for (let c = 0; c < width; c++) {
-        const own = id(r, c);
-        if (!own) continue;
-        const rgb = parseInt(colour(own).slice(1), 16);
-        picture.data.set([rgb >> 16, (rgb >> 8) & 255, rgb & 255, 70], 4 * (r * width + c));
-        const line = lines.get(own) ?? lines.set(own, []).get(own);
-        const [y, x] = [top + r, left + c];
-        if (id(r - 1, c) !== own) line.push(y, x, y, x + 1);
-        if (id(r + 1, c) !== own) line.push(y + 1, x, y + 1, x + 1);
-        if (id(r, c - 1) !== own) line.push(y, x, y + 1, x);
-        if (id(r, c + 1) !== own) line.push(y, x + 1, y + 1, x + 1);
-      }
-    overlay.getContext("2d").putImageData(picture, 0, 0);
-    return { overlay, lines, top, left, height, width };
-  }
-
   // ---- drawing ---------------------------------------------------------------------------------------------
-
-  const toX = (plane, v) => (v * voxel[plane.right] - view.centre[plane.right]) * view.scale + plane.width / 2;
-  const toY = (plane, v) => (v * voxel[plane.down] - view.centre[plane.down]) * view.scale + plane.height / 2;
-  const fromX = (plane, x) => ((x - plane.width / 2) / view.scale + view.centre[plane.right]) / voxel[plane.right];
-  const fromY = (plane, y) => ((y - plane.height / 2) / view.scale + view.centre[plane.down]) / voxel[plane.down];
-  const inSlice = (plane, box) =>
-    box[plane.axis] <= view.at[plane.axis] && view.at[plane.axis] < box[plane.axis + 3];
-  const rectangle = (plane, box) => [
-    toX(plane, box[plane.right]), toY(plane, box[plane.down]),
-    toX(plane, box[plane.right + 3]), toY(plane, box[plane.down + 3]),
-  ];
 
   let waiting = false;
   function redraw() {
@@ -254,157 +199,18 @@ function render({ model, el }) {
     waiting = true;
     requestAnimationFrame(() => {
       waiting = false;
-      planes.forEach(draw);
+      for (const plane of planes) {
+        ask("slice", plane);
+        ask("mask", plane);
+        plane.draw();
+      }
       grid.dataset.scale = view.scale;
       showReadout();
     });
   }
 
-  function bitmapOf(plane) {
-    const wanted = `${key(plane)} ${view.low} ${view.high}`;
-    const values = slices.get(key(plane));
-    if (!values || plane.shown === wanted) return;
-    plane.bitmap ??= make("canvas", { width: shape[plane.right], height: shape[plane.down] });
-    const picture = new ImageData(plane.bitmap.width, plane.bitmap.height);
-    const pixels = new Uint32Array(picture.data.buffer);
-    const factor = 255 / (view.high - view.low);
-    for (let i = 0; i < values.length; i++) {
-      const grey = clamp((values[i] - view.low) * factor, 0, 255) | 0;
-      pixels[i] = 0xff000000 | (grey * 0x010101);
-    }
-    plane.bitmap.getContext("2d").putImageData(picture, 0, 0);
-    plane.shown = wanted;
-    // What is on the screen, and since when it was first: for tests.
-    plane.canvas.dataset.shown = key(plane);
-    plane.canvas.dataset.since ??= Date.now();
-  }
-
-  function draw(plane) {
-    const { canvas } = plane;
-    const context = canvas.getContext("2d");
-    const sharp = window.devicePixelRatio || 1;
-    ask("slice", plane);
-    ask("mask", plane);
-    bitmapOf(plane);
-    context.setTransform(sharp, 0, 0, sharp, 0, 0);
-    context.fillStyle = "#000";
-    context.fillRect(0, 0, plane.width, plane.height);
-    context.imageSmoothingEnabled = false;
-    const place = (picture, top, left, height, width) => {
-      const [x, y] = [toX(plane, left), toY(plane, top)];
-      context.drawImage(picture, x, y, toX(plane, left + width) - x, toY(plane, top + height) - y);
-    };
-    if (plane.bitmap) place(plane.bitmap, 0, 0, shape[plane.down], shape[plane.right]);
-    const mask = masks.get(key(plane));
-    plane.mask = mask ?? plane.mask; // the earlier one until the answer is here: no flicker
-    if (plane.mask?.height) place(plane.mask.overlay, plane.mask.top, plane.mask.left, plane.mask.height, plane.mask.width);
-    for (const [id, line] of plane.mask?.lines ?? []) {
-      context.beginPath();
-      for (let i = 0; i < line.length; i += 4) {
-        context.moveTo(toX(plane, line[i + 1]), toY(plane, line[i]));
-        context.lineTo(toX(plane, line[i + 3]), toY(plane, line[i + 2]));
-      }
-      strokeTwice(context, colour(id), 1.5);
-    }
-    for (const [id, { box }] of view.boxes) if (id !== view.selected && inSlice(plane, box)) drawBox(plane, context, id, box);
-    const box = view.drag?.box ?? view.boxes.get(view.selected)?.box;
-    if (box && !view.drag?.stroke) drawBox(plane, context, view.selected, box, true);
-    else if (box) drawBox(plane, context, view.selected, view.boxes.get(view.selected).box, true);
-    drawCross(plane, context);
-    drawStroke(plane, context);
-    const text = `${plane.name}   ${NAMES[plane.axis]} ${view.at[plane.axis]} of ${shape[plane.axis] - 1}`;
-    write(context, text, 8, 16, "#fff");
-    canvas.setAttribute("aria-label", `Plane ${text}`);
-    canvas.classList.toggle("active", plane === view.active);
-    if (plane === planes[0]) drawScaleBar(plane, context);
-  }
-
-  function strokeTwice(context, style, width) {
-    context.lineWidth = width + 1.5;
-    context.strokeStyle = "rgba(0, 0, 0, 0.6)"; // keeps lines visible on bright cells
-    context.stroke();
-    context.lineWidth = width;
-    context.strokeStyle = style;
-    context.stroke();
-  }
-
-  function write(context, text, x, y, style) {
-    context.font = "600 12px system-ui, sans-serif";
-    context.lineWidth = 3;
-    context.strokeStyle = "#000";
-    context.strokeText(text, x, y);
-    context.fillStyle = style;
-    context.fillText(text, x, y);
-  }
-
-  function drawBox(plane, context, id, box, selected = false) {
-    const [x0, y0, x1, y1] = rectangle(plane, box);
-    context.beginPath();
-    context.rect(x0, y0, x1 - x0, y1 - y0);
-    context.setLineDash(inSlice(plane, box) ? (selected ? [] : [6, 3]) : [2, 4]);
-    strokeTwice(context, selected ? "#fff" : colour(id), selected ? 2 : 1.5);
-    context.setLineDash([]);
-    if (id !== null) write(context, String(id), x0 + 4, y1 - 5, selected ? "#fff" : colour(id));
-    if (!selected || view.locked) return;
-    for (const [right, down] of handles()) {
-      const [x, y] = [[x0, (x0 + x1) / 2, x1][right + 1], [y0, (y0 + y1) / 2, y1][down + 1]];
-      context.fillStyle = "#fff";
-      context.strokeStyle = "#000";
-      context.lineWidth = 1;
-      context.fillRect(x - HANDLE + 1, y - HANDLE + 1, 2 * HANDLE - 2, 2 * HANDLE - 2);
-      context.strokeRect(x - HANDLE + 1, y - HANDLE + 1, 2 * HANDLE - 2, 2 * HANDLE - 2);
-    }
-  }
-
-  const handles = () => [-1, 0, 1].flatMap((r) => [-1, 0, 1].map((d) => [r, d])).filter(([r, d]) => r || d);
-
-  function drawCross(plane, context) {
-    const [x, y] = [toX(plane, view.at[plane.right] + 0.5), toY(plane, view.at[plane.down] + 0.5)];
-    context.beginPath();
-    context.moveTo(x, 0);
-    context.lineTo(x, plane.height);
-    context.moveTo(0, y);
-    context.lineTo(plane.width, y);
-    context.lineWidth = 1;
-    context.strokeStyle = "rgba(86, 180, 233, 0.45)";
-    context.stroke();
-  }
-
-  function drawStroke(plane, context) {
-    const painting = view.tool === "paint" || view.tool === "erase";
-    const radius = view.radius * view.scale;
-    if (view.drag?.stroke && view.drag.plane === plane) {
-      context.beginPath();
-      for (const [down, right] of view.drag.stroke) context.lineTo(toX(plane, right), toY(plane, down));
-      context.lineTo(toX(plane, view.drag.stroke.at(-1)[1]) + 0.01, toY(plane, view.drag.stroke.at(-1)[0]));
-      context.lineWidth = 2 * radius;
-      context.lineCap = context.lineJoin = "round";
-      context.strokeStyle = view.drag.erase ? "rgba(0, 0, 0, 0.5)" : colour(view.selected) + "80";
-      context.stroke();
-      context.lineCap = "butt";
-    }
-    if (painting && plane === view.active) {
-      const [x, y] = plane.pointer ?? [toX(plane, view.at[plane.right] + 0.5), toY(plane, view.at[plane.down] + 0.5)];
-      context.beginPath();
-      context.arc(x, y, radius, 0, 7);
-      context.setLineDash(view.tool === "erase" ? [3, 3] : []);
-      strokeTwice(context, "#fff", 1);
-      context.setLineDash([]);
-    }
-  }
-
-  function drawScaleBar(plane, context) {
-    const power = 10 ** Math.floor(Math.log10(120 / view.scale));
-    const length = power * [5, 2, 1].find((n) => n * power * view.scale <= 120);
-    const [x, y] = [plane.width - 12, plane.height - 12];
-    context.fillStyle = "#fff";
-    context.fillRect(x - length * view.scale, y - 3, length * view.scale, 3);
-    const text = `${length} µm`;
-    write(context, text, x - context.measureText(text).width, y - 9, "#fff");
-  }
-
   function showReadout() {
-    const values = slices.get(key(planes[0]));
+    const values = slices.get(planes[0].key);
     const value = values?.[view.at[1] * shape[2] + view.at[2]];
     const one = view.boxes.get(view.selected);
     const um = view.at.map((v, a) => ((v + 0.5) * voxel[a]).toFixed(1));
@@ -456,7 +262,7 @@ function render({ model, el }) {
   }
 
   function contrastOfSlice() {
-    const values = slices.get(key(view.active))?.slice().sort();
+    const values = slices.get(view.active.key)?.slice().sort();
     if (values) setWindow(values[Math.floor(values.length * 0.01)], values[Math.floor(values.length * 0.998)]);
   }
 
@@ -489,7 +295,7 @@ function render({ model, el }) {
   }
 
   function zoom(factor, plane = view.active, x = plane.width / 2, y = plane.height / 2) {
-    const before = [fromX(plane, x) * voxel[plane.right], fromY(plane, y) * voxel[plane.down]];
+    const before = [plane.fromX(x) * voxel[plane.right], plane.fromY(y) * voxel[plane.down]];
     view.scale = clamp(view.scale * factor, 0.2 / voxel[2], 60 / voxel[2]);
     view.centre[plane.right] = before[0] - (x - plane.width / 2) / view.scale;
     view.centre[plane.down] = before[1] - (y - plane.height / 2) / view.scale;
@@ -527,7 +333,7 @@ function render({ model, el }) {
   function hit(plane, x, y) {
     const one = view.boxes.get(view.selected);
     if (one && !view.locked) {
-      const [x0, y0, x1, y1] = rectangle(plane, one.box);
+      const [x0, y0, x1, y1] = plane.rectangle(one.box);
       // Of a small box only the nearest handle counts.
       const near = handles()
         .map(([r, d]) => ({ r, d, far: Math.max(
@@ -542,8 +348,8 @@ function render({ model, el }) {
   function boxUnder(plane, x, y) {
     const area = (box) => (box[plane.right + 3] - box[plane.right]) * (box[plane.down + 3] - box[plane.down]);
     const found = [...view.boxes].filter(([, { box }]) => {
-      const [x0, y0, x1, y1] = rectangle(plane, box);
-      return inSlice(plane, box) && x >= x0 && x <= x1 && y >= y0 && y <= y1;
+      const [x0, y0, x1, y1] = plane.rectangle(box);
+      return plane.shows(box) && x >= x0 && x <= x1 && y >= y0 && y <= y1;
     });
     return found.sort((a, b) => area(a[1].box) - area(b[1].box))[0]?.[0] ?? null;
   }
@@ -556,12 +362,12 @@ function render({ model, el }) {
     let { kind, r, d } = event.button ? { kind: "pan" } : hit(plane, x, y);
     if (kind === "paint" || kind === "erase") {
       const one = view.boxes.get(view.selected);
-      if (!one || !inSlice(plane, one.box)) select(boxUnder(plane, x, y) ?? view.selected);
+      if (!one || !plane.shows(one.box)) select(boxUnder(plane, x, y) ?? view.selected);
       if (view.selected === null) return say("Draw or select a box first: masks are painted inside one.");
     }
     view.drag = { kind, r, d, plane, x, y, moved: false, centre: [...view.centre], erase: kind === "erase" };
     if (kind === "resize" || kind === "move") view.drag.from = view.boxes.get(view.selected).box;
-    if (view.drag.kind === "paint" || view.drag.erase) view.drag.stroke = [[fromY(plane, y), fromX(plane, x)]];
+    if (view.drag.kind === "paint" || view.drag.erase) view.drag.stroke = [[plane.fromY(y), plane.fromX(x)]];
     redraw();
   }
 
@@ -577,15 +383,15 @@ function render({ model, el }) {
       return redraw();
     }
     drag.moved ||= Math.hypot(x - drag.x, y - drag.y) > 3;
-    const [right, down] = [fromX(plane, x) - fromX(plane, drag.x), fromY(plane, y) - fromY(plane, drag.y)];
+    const [right, down] = [plane.fromX(x) - plane.fromX(drag.x), plane.fromY(y) - plane.fromY(drag.y)];
     if (drag.stroke) for (const e of event.getCoalescedEvents?.() ?? [event])
-      drag.stroke.push([fromY(plane, e.offsetY), fromX(plane, e.offsetX)]);
+      drag.stroke.push([plane.fromY(e.offsetY), plane.fromX(e.offsetX)]);
     else if (!drag.moved) return;
     else if (drag.kind === "pan") {
       view.centre[plane.right] = drag.centre[plane.right] - (x - drag.x) / view.scale;
       view.centre[plane.down] = drag.centre[plane.down] - (y - drag.y) / view.scale;
     } else if (drag.kind === "box") {
-      const corners = [fromY(plane, drag.y), fromY(plane, y), fromX(plane, drag.x), fromX(plane, x)];
+      const corners = [plane.fromY(drag.y), plane.fromY(y), plane.fromX(drag.x), plane.fromX(x)];
       const box = Array(6);
       [box[plane.axis], box[plane.axis + 3]] = [view.at[plane.axis], view.at[plane.axis] + 1];
       [box[plane.down], box[plane.down + 3]] = corners.slice(0, 2).sort((a, b) => a - b);
@@ -614,8 +420,8 @@ function render({ model, el }) {
       paint(plane, drag.stroke, drag.erase);
     } else if (!drag.moved) {
       if (event.button) return redraw();
-      moveTo(plane.right, Math.floor(fromX(plane, drag.x)));
-      moveTo(plane.down, Math.floor(fromY(plane, drag.y)));
+      moveTo(plane.right, Math.floor(plane.fromX(drag.x)));
+      moveTo(plane.down, Math.floor(plane.fromY(drag.y)));
       select(boxUnder(plane, drag.x, drag.y));
     } else if (drag.kind === "box") {
       addRectangle(plane, drag.box);

@@ -38,7 +38,7 @@ class Annotator(anywidget.AnyWidget):
     Raises InputError for a sequence, frame or annotation that cannot be read, and an image of one value.
     """
 
-    _esm = HERE / "annotator.js"
+    _esm = "\n".join((HERE / name).read_text("utf-8") for name in ("planes.js", "annotator.js"))
     _css = HERE / "annotator.css"
     info = traitlets.Dict().tag(sync=True)
 
