@@ -159,7 +159,11 @@ def test_a_lock_of_another_computer_is_respected(open_, sequence):
 def test_the_lock_of_a_process_that_has_ended_is_removed(open_, sequence, pid):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    owner = {"pid": ended.pid if pid == "ended" else os.getpid(), "host": socket.gethostname(), "started": 1.0}
+    owner = {
+        "pid": ended.pid if pid == "ended" else os.getpid(),
+        "host": socket.gethostname(),
+        "started": 1.0,
+    }
     (sequence.weak_path).mkdir()
     (sequence.weak_path / ".lock000.json").write_text(json.dumps(owner))
     assert not open_().read_only

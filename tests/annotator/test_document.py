@@ -51,7 +51,7 @@ def test_a_box_outside_or_without_volume_is_refused(document, refused, box, word
 
 def test_the_first_drawn_box_is_as_deep_as_wide_and_the_next_as_the_others(document):
     first = document.instances[document.add_rectangle(0, 10, (10, 10), (18, 18))].box
-    assert first == (8, 10, 10, 12, 18, 18)  # 8 voxels of 0.25 um are 4 of 0.5 um
+    assert first == (9, 10, 10, 13, 18, 18)  # 8 voxels of 0.25 um are 4 of 0.5 um
     document.add_box((0, 0, 0, 8, 9, 9)), document.add_box((0, 0, 0, 8, 9, 9))
     deep = document.instances[document.add_rectangle(0, 19, (30, 20), (20, 30))].box
     assert deep == (12, 20, 20, 20, 30, 30)  # whole, though drawn at the last slice, and from any corner

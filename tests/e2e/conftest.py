@@ -153,7 +153,11 @@ class Page:
 
     def drag(self, *points):
         """Press the left button at the first of `points` (x, y of the window), move over the others, release it."""
-        for kind, (x, y) in [("Moved", points[0]), ("Pressed", points[0]), *(("Moved", p) for p in points[1:])]:
+        for kind, (x, y) in [
+            ("Moved", points[0]),
+            ("Pressed", points[0]),
+            *(("Moved", p) for p in points[1:]),
+        ]:
             self._mouse(kind, x, y, button="none" if kind == "Moved" and (x, y) == points[0] else "left")
         self._mouse("Released", *points[-1], button="left")
 

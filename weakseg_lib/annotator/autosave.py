@@ -50,6 +50,7 @@ class Autosave:
 
     def changed(self):
         """Have the document written soon."""
+        self._say("saving")
         self._wake.set()
 
     def save(self):
@@ -116,5 +117,3 @@ class Autosave:
         if (state, why) != self._told:
             self._told = state, why
             self._tell(state, why)
-
-

@@ -13,7 +13,7 @@ class Clock:
         self._last = None
 
     def tick(self, now, work=None):
-        """Note an action at `now` (s). work: "boxes" or "masks", to which the looking since the last of these belongs."""
+        """Note an action at `now` (s). work: "boxes" or "masks", which the looking before it was for."""
         if self._last is not None and now - self._last <= PAUSE:
             self.seconds["looking"] += now - self._last
         self._last = now

@@ -61,7 +61,7 @@ class Document:
             self._start_from(annotation)
 
     def snapshot(self):
-        """Return (version, mask_version, `WeakAnnotation`). Its masks belong to the next snapshot too: one saver only."""
+        """Return (version, mask_version, `WeakAnnotation`); the next snapshot changes its masks."""
         with self.lock:
             for region in self._unsaved:  # only what changed: a whole stack takes too long for every stroke
                 self._saved_masks[region] = self.masks[region]
@@ -94,7 +94,9 @@ class Document:
         others = [a for a in range(3) if a != axis]
         sides = np.abs(np.subtract(high, low))
         depths = [one.box[axis + 3] - one.box[axis] for one in self.instances.values()]
-        usual = np.median(depths) if depths else np.mean(sides * self.voxel_size[others]) / self.voxel_size[axis]
+        usual = (
+            np.median(depths) if depths else np.mean(sides * self.voxel_size[others]) / self.voxel_size[axis]
+        )
         half = max(1, round(usual)) / 2
         # Not cut off at the stack's ends but moved: there, too, cells are whole more often than not.
         middle = min(max(index + 0.5, half), max(self.shape[axis] - half, half))
@@ -110,8 +112,10 @@ class Document:
             box = np.array(self._clip(box))
             if one.voxels:
                 region = _voxels(one.box)
-                (inside,) = find_objects(self.masks[region] == id_)
-                box[:3] = np.minimum(box[:3], [r.start + i.start for r, i in zip(region, inside, strict=True)])
+                (inside,) = find_objects((self.masks[region] == id_).astype(np.uint8))
+                box[:3] = np.minimum(
+                    box[:3], [r.start + i.start for r, i in zip(region, inside, strict=True)]
+                )
                 box[3:] = np.maximum(box[3:], [r.start + i.stop for r, i in zip(region, inside, strict=True)])
             if tuple(box) != one.box:
                 self._do({id_: replace(one, box=tuple(box.tolist()))})
@@ -133,7 +137,9 @@ class Document:
         with self.lock:
             region = list(_voxels(self._get(id_).box))
             if not region[axis].start <= index < region[axis].stop:
-                problem = f"is in slices {region[axis].start} to {region[axis].stop - 1} of {'zyx'[axis]} only"
+                problem = (
+                    f"is in slices {region[axis].start} to {region[axis].stop - 1} of {'zyx'[axis]} only"
+                )
                 raise InputError(f"box {id_}", problem, "go there, or make it larger by its handles")
             region[axis] = slice(index, index + 1)
             others = [a for a in range(3) if a != axis]
@@ -145,8 +151,12 @@ class Document:
                 low, high = max(region[a].start, start), min(region[a].stop, start + size)
                 region[a] = slice(low, max(low, high))
             if any(region[a].start == region[a].stop for a in others):
-                raise InputError(f"box {id_}", "the stroke is outside", "paint inside, or make the box larger")
-            window = [slice(region[a].start - c, region[a].stop - c) for a, c in zip(others, corner, strict=True)]
+                raise InputError(
+                    f"box {id_}", "the stroke is outside", "paint inside, or make the box larger"
+                )
+            window = [
+                slice(region[a].start - c, region[a].stop - c) for a, c in zip(others, corner, strict=True)
+            ]
             self._paint(id_, tuple(region), np.expand_dims(near[tuple(window)], axis), erase)
 
     def fill(self, id_):
@@ -156,7 +166,10 @@ class Document:
             mine = self.masks[region] == id_
             new = between_slices(mine, self.voxel_size[1:])
             if new is None:
-                problem, fix = "has no empty slices between painted ones", "paint it in two slices or more first"
+                problem, fix = (
+                    "has no empty slices between painted ones",
+                    "paint it in two slices or more first",
+                )
                 raise InputError(f"mask {id_}", problem, fix)
             if not new.any():
                 fix = "paint a slice between them"
@@ -237,7 +250,9 @@ class Document:
         return (*low.tolist(), *high.tolist())
 
     def _start_from(self, annotation):
-        for id_, box, class_ in zip(annotation.ids.tolist(), annotation.boxes, annotation.classes, strict=True):
+        for id_, box, class_ in zip(
+            annotation.ids.tolist(), annotation.boxes, annotation.classes, strict=True
+        ):
             one = Instance(self._clip(box, whole=False), int(class_))
             if annotation.masks is not None:
                 region = _voxels(one.box)
@@ -251,4 +266,3 @@ class Document:
 def _voxels(box):
     """The voxels that a box touches, as slices."""
     return tuple(slice(int(np.floor(a)), int(np.ceil(b))) for a, b in zip(box[:3], box[3:], strict=True))
-

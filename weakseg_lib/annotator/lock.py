@@ -55,7 +55,9 @@ class Lock:
         who = "another process"
         if owner:
             who = f"process {owner.get('pid')} on {owner.get('host')}"
-        raise Locked(self.path, f"{who} is annotating this", "close it there, or remove this file if it is gone")
+        raise Locked(
+            self.path, f"{who} is annotating this", "close it there, or remove this file if it is gone"
+        )
 
 
 class Locked(InputError):
