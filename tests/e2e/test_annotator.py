@@ -114,8 +114,7 @@ def test_draw_adjust_paint_undo_kill_and_reopen(notebook, page, sequence, tmp_pa
 
     # Nobody else can write meanwhile.
     pid = json.loads((sequence.weak_path / ".lock000.json").read_text())["pid"]
-    other = Sequence(sequence.path)
-    assert f"process {pid} on " in Autosave(other, 0, other.read(0)).read_only
+    assert f"process {pid} on " in Autosave(sequence, 0, sequence.read(0)).read_only
 
     # The kernel is killed; the cell is run again; everything is there.
     before = read_weak(sequence, 0, SHAPE)

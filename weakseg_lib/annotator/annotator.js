@@ -60,7 +60,7 @@ function render({ model, el }) {
     planes: [],
   };
   const { slices, masks, planes } = view;
-  const asked = new Map(); // "slice/axis" -> the request under way
+  const asked = new Set(); // "slice/axis" of requests under way
 
   // ---- the page --------------------------------------------------------------------------------------------
 
@@ -124,13 +124,15 @@ function render({ model, el }) {
     edit(what, { id_: view.selected, ...how });
   }
 
-  /** Ask for what a plane shows; while an answer is under way only the latest wish is kept. */
+  /** Ask for what a plane shows and then for its neighbours: one at a time, so that the latest wish comes soon. */
   function ask(kind, plane) {
-    const name = `${kind}/${plane.axis}`;
+    const { axis } = plane;
     const known = kind === "slice" ? slices : masks;
-    if (asked.has(name) || known.has(plane.key)) return;
-    asked.set(name, view.at[plane.axis]);
-    model.send({ type: kind, axis: plane.axis, index: view.at[plane.axis] });
+    const index = [0, 1, -1, 2, -2].map((by) => view.at[axis] + by)
+      .find((i) => i >= 0 && i < shape[axis] && !known.has(`${axis}/${i}`));
+    if (index === undefined || asked.has(`${kind}/${axis}`)) return;
+    asked.add(`${kind}/${axis}`);
+    model.send({ type: kind, axis, index });
   }
 
   function keep(cache, name, value) {

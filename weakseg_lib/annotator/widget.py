@@ -45,7 +45,6 @@ class Annotator(anywidget.AnyWidget):
     def __init__(self, sequence, t=0, proposals=None, read_only=False, voxel_size=None):
         sequence = sequence if isinstance(sequence, Sequence) else Sequence(sequence)
         stack = sequence.read(t, voxel_size=voxel_size)
-        super().__init__()
         self._image, low, high = _grey(stack.image)
         self._status, self._editor = {"state": "saved", "why": ""}, None
         key = sequence.weak_path.resolve(), t
@@ -57,6 +56,7 @@ class Annotator(anywidget.AnyWidget):
         self._files = Autosave(sequence, t, stack, proposals, self._tell, read_only)
         if not self._files.read_only:
             _OPEN[key] = self
+        super().__init__()  # only now: what cannot be opened leaves no widget behind
         self.info = {
             "title": f"{sequence.path.parent.name}/{sequence.name}, frame {frame_name(t, sequence.digits)}",
             "shape": list(stack.image.shape),
