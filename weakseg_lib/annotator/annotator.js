@@ -334,7 +334,7 @@ function render({ model, el }) {
 
   function hit(plane, x, y) {
     const one = view.boxes.get(view.selected);
-    if (one && !view.locked) {
+    if (one && plane.hasHandles) {
       const [x0, y0, x1, y1] = plane.rectangle(one.box);
       // Of a small box only the nearest handle counts.
       const near = handles()
@@ -347,13 +347,15 @@ function render({ model, el }) {
     return { kind: view.tool === "select" ? "pan" : view.tool };
   }
 
-  function boxUnder(plane, x, y) {
+  /** The box at a place: the selected one if it is there, else the smallest. */
+  function boxUnder(plane, x, y, selected = null) {
     const area = (box) => (box[plane.right + 3] - box[plane.right]) * (box[plane.down + 3] - box[plane.down]);
     const found = [...view.boxes].filter(([, { box }]) => {
       const [x0, y0, x1, y1] = plane.rectangle(box);
       return plane.shows(box) && x >= x0 && x <= x1 && y >= y0 && y <= y1;
     });
-    return found.sort((a, b) => area(a[1].box) - area(b[1].box))[0]?.[0] ?? null;
+    const ids = found.sort((a, b) => area(a[1].box) - area(b[1].box)).map(([id]) => id);
+    return ids.includes(selected) ? selected : ids[0] ?? null;
   }
 
   function start(plane, event) {
@@ -363,8 +365,7 @@ function render({ model, el }) {
     const [x, y] = [event.offsetX, event.offsetY];
     let { kind, r, d } = event.button ? { kind: "pan" } : hit(plane, x, y);
     if (kind === "paint" || kind === "erase") {
-      const one = view.boxes.get(view.selected);
-      if (!one || !plane.shows(one.box)) select(boxUnder(plane, x, y) ?? view.selected);
+      select(boxUnder(plane, x, y, view.selected) ?? view.selected);
       if (view.selected === null) return say("Draw or select a box first: masks are painted inside one.");
     }
     view.drag = { kind, r, d, plane, x, y, moved: false, centre: [...view.centre], erase: kind === "erase" };

@@ -93,6 +93,11 @@ class Plane {
     return ((y - this.height / 2) / this.view.scale + this.view.centre[this.down]) / this.view.voxel[this.down];
   }
 
+  /** A painter's strokes begin at the sides of a box, too: handles would be in the way. */
+  get hasHandles() {
+    return !this.view.locked && ["select", "box"].includes(this.view.tool);
+  }
+
   /** Whether the slice that is shown goes through a box. */
   shows(box) {
     return box[this.axis] <= this.view.at[this.axis] && this.view.at[this.axis] < box[this.axis + 3];
@@ -172,7 +177,7 @@ class Plane {
     strokeTwice(context, selected ? "#fff" : colour(id), selected ? 2 : 1.5);
     context.setLineDash([]);
     if (id !== null) write(context, String(id), x0 + 4, y1 - 5, selected ? "#fff" : colour(id));
-    if (!selected || this.view.locked) return;
+    if (!selected || !this.hasHandles) return;
     for (const [right, down] of handles()) {
       const [x, y] = [[x0, (x0 + x1) / 2, x1][right + 1], [y0, (y0 + y1) / 2, y1][down + 1]];
       context.fillStyle = "#fff";
