@@ -129,6 +129,19 @@ def test_draw_adjust_paint_undo_kill_and_reopen(notebook, page, sequence, tmp_pa
     after = disk(lambda a: len(a.ids) == 2, "reopened, nothing can be drawn")
     assert (after.masks == before.masks).all() and (after.boxes[0] == before.boxes[0]).all()
 
+    # By keys alone: a box around the cross, one voxel wider, painted, and gone again.
+    page.run("document.querySelector('.weakseg canvas.xy').focus(); true")
+    page.press("Enter", 13)
+    new = disk(lambda a: len(a.ids) == 3, "Enter makes no box").boxes[2]
+    page.wait("document.querySelectorAll('.weakseg li').length === 3", 20, "the new box is not listed")
+    page.press("ArrowRight", 39, modifiers=2)
+    disk(lambda a: a.boxes[2].tolist() == [*new[:5], new[5] + 1], "Ctrl + arrow does not move a side")
+    page.press("p", 80)
+    page.press(" ", 32)
+    disk(lambda a: a.has_mask[2], "space paints nothing")
+    page.press("Delete", 46)
+    disk(lambda a: len(a.ids) == 2, "Delete removes nothing")
+
 
 def test_the_second_annotator_is_read_only_and_says_why(notebook, page, sequence):
     first = Autosave(sequence, 0, sequence.read(0))

@@ -50,8 +50,8 @@ function outline([top, left], [height, width], ids) {
 }
 
 function strokeTwice(context, style, width) {
-  context.lineWidth = width + 1.5;
-  context.strokeStyle = "rgba(0, 0, 0, 0.6)"; // keeps lines visible on bright cells
+  context.lineWidth = width + 2;
+  context.strokeStyle = "rgba(0, 0, 0, 0.8)"; // keeps lines visible on bright cells
   context.stroke();
   context.lineWidth = width;
   context.strokeStyle = style;
