@@ -48,6 +48,7 @@ _HOME = {
     "predict_stack": "prediction",
     "evaluate": "evaluation",
     "format_table": "evaluation",
+    "Annotator": "annotator.widget",
 }
 __all__ = sorted(_HOME)
 

@@ -142,11 +142,36 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def press(self, key, code):
-        """Press a key where the focus is: its name, like "ArrowRight", and its virtual key code, like 39."""
-        key = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+    def press(self, key, code, modifiers=0):
+        """Press a key where the focus is: its name, like "ArrowRight", and its virtual key code, like 39.
+
+        modifiers: the sum of 1 (Alt), 2 (Ctrl), 4 (Meta), 8 (Shift).
+        """
+        key = {"key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": modifiers}
         self.call("Input.dispatchKeyEvent", type="rawKeyDown", **key)
         self.call("Input.dispatchKeyEvent", type="keyUp", **key)
+
+    def drag(self, *points):
+        """Press the left button at the first of `points` (x, y of the window), move over the others, release it."""
+        for kind, (x, y) in [
+            ("Moved", points[0]),
+            ("Pressed", points[0]),
+            *(("Moved", p) for p in points[1:]),
+        ]:
+            self._mouse(kind, x, y, button="none" if kind == "Moved" and (x, y) == points[0] else "left")
+        self._mouse("Released", *points[-1], button="left")
+
+    def click(self, x, y):
+        self.drag((x, y))
+
+    def wheel(self, x, y, down, modifiers=0):
+        """Turn the wheel over a place by `down` px. modifiers: as in `press`."""
+        self._mouse("Wheel", x, y, deltaX=0, deltaY=down, modifiers=modifiers)
+
+    def _mouse(self, kind, x, y, **options):
+        if options.get("button") == "left":
+            options |= {"clickCount": 1, "buttons": int(kind != "Released")}
+        self.call("Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, **options)
 
     def wait(self, script, timeout, problem):
         """Wait until an expression is true; its value."""

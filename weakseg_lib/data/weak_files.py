@@ -27,13 +27,15 @@ class WeakAnnotation:
     masks: np.ndarray | None  # (D, H, W) int32, the masked instances only; None where no instance has a mask
 
 
-def write_weak(sequence, t, annotation, voxel_size):
+def write_weak(sequence, t, annotation, voxel_size, masks_changed=True):
     """Write the weak annotation of frame `t` of a sequence: NAME/01_WEAK/boxes and, where any, mask.
 
-    annotation: `WeakAnnotation`. voxel_size: (z, y, x) um for the masks' TIFF, or None.
+    annotation: `WeakAnnotation`. voxel_size: (z, y, x) um for the masks' TIFF, or None. masks_changed: False where
+    the file has these masks already.
     Raises InputError where it cannot be written; the earlier annotation is then whole.
     """
-    write_weak_files(sequence.weak_boxes_path(t), sequence.weak_masks_path(t), annotation, voxel_size)
+    paths = sequence.weak_boxes_path(t), sequence.weak_masks_path(t)
+    write_weak_files(*paths, annotation, voxel_size, masks_changed)
 
 
 def read_weak(sequence, t, shape):
@@ -58,13 +60,13 @@ def read_weak(sequence, t, shape):
     return WeakAnnotation(ids, boxes, classes, has_mask, masks)
 
 
-def write_weak_files(boxes_path, masks_path, annotation, voxel_size):
+def write_weak_files(boxes_path, masks_path, annotation, voxel_size, masks_changed=True):
     """Write a weak annotation to a table and a TIFF of any path; else like `write_weak`."""
     # Both files are complete before either takes its place, the masks first: the table never promises a
     # mask that is not there.
     with atomic_path(boxes_path) as tmp:
         tmp.write_text(_table(annotation), encoding="utf-8", newline="")
-        if annotation.masks is not None:
+        if annotation.masks is not None and masks_changed:
             write_tiff(masks_path, annotation.masks, voxel_size)
     if annotation.masks is None:
         masks_path.unlink(missing_ok=True)
@@ -155,7 +157,7 @@ def _read_masks(path, ids, has_mask, shape):
             raise InputError(path, f"no such masks, and the table has {has_mask.sum()} with has_mask 1", fix)
         return None
     masks = read_labels(path, shape)
-    present = set(np.unique(masks).tolist()) - {0}
+    present = set(np.unique(masks[masks > 0]).tolist())  # few voxels have a mask: sorting all takes seconds
     without_box = present - set(ids.tolist())
     not_announced = present - set(ids[has_mask].tolist())
     without_voxels = set(ids[has_mask].tolist()) - present
@@ -175,7 +177,7 @@ def _read_masks(path, ids, has_mask, shape):
 
 def _check_inside(path, masks, ids, boxes):
     """A mask is used inside its box alone: say where that cuts one, and refuse one that lies mostly outside."""
-    sizes = dict(zip(*np.unique(masks, return_counts=True), strict=True))
+    sizes = dict(zip(*np.unique(masks[masks > 0], return_counts=True), strict=True))
     for id_, box in zip(ids, boxes, strict=True):
         low, high = np.floor(box[:3]).astype(int), np.ceil(box[3:]).astype(int)
         part = masks[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]

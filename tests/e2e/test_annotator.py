@@ -1,0 +1,171 @@
+"""The annotator as its user meets it: real mouse and keyboard, in JupyterLab, in a browser."""
+
+import json
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from weakseg_lib.annotator.autosave import Autosave
+from weakseg_lib.data.stacks import Sequence, write_tiff
+from weakseg_lib.data.weak_files import read_weak
+
+pytest.importorskip("anywidget")
+READY = (
+    "document.querySelector('.jp-Toolbar-kernelName')?.innerText.startsWith('Python')"
+    " && document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'"
+)
+SHAPE, VOXEL = (20, 48, 48), (0.5, 0.25, 0.25)
+# Times in the page from a turn of the wheel to the slice on the screen, ms.
+NEXT_SLICE = """new Promise((done) => {
+    const canvas = document.querySelector('.weakseg canvas.xy');
+    const before = canvas.dataset.shown, start = performance.now();
+    const look = () => canvas.dataset.shown !== before ? done(performance.now() - start) : requestAnimationFrame(look);
+    canvas.dispatchEvent(new WheelEvent('wheel', { deltaY: 100 }));
+    look();
+})"""
+
+
+@pytest.fixture
+def sequence(tmp_path, cells):
+    write_tiff(tmp_path / "data/01/t000.tif", cells(SHAPE)[0], VOXEL)
+    return Sequence(tmp_path / "data/01")
+
+
+@pytest.fixture
+def notebook(tmp_path, lab, page):
+    """A function that opens a notebook with one cell, runs it, and waits for the annotator."""
+
+    def open_(name, source):
+        cell = {"cell_type": "code", "id": "a", "source": source, "metadata": {}, "outputs": []}
+        about = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+        text = {
+            "cells": [cell | {"execution_count": None}],
+            "metadata": about,
+            "nbformat": 4,
+            "nbformat_minor": 5,
+        }
+        (tmp_path / "notebooks" / f"{name}.ipynb").write_text(json.dumps(text))
+        page.run("window.onbeforeunload = null; true")
+        page.open(f"{lab}/lab/tree/{name}.ipynb?reset")
+        page.wait(READY, 120, "the kernel does not start")
+        page.run("jupyterapp.commands.execute('application:toggle-left-area'); true")
+        run()
+
+    def run():
+        page.run("jupyterapp.commands.execute('notebook:clear-all-cell-outputs').then(() => true)")
+        page.wait("!document.querySelector('.weakseg')", 30, "the earlier annotator stays")
+        page.run("jupyterapp.commands.execute('notebook:run-all-cells'); true")
+        page.wait("!!document.querySelector('.weakseg canvas.xy[data-shown]')", 60, "no annotator")
+
+    open_.run = run
+    return open_
+
+
+def test_draw_adjust_paint_undo_kill_and_reopen(notebook, page, sequence, tmp_path):
+    source = f"from weakseg_lib import Annotator\nAnnotator({str(sequence.path)!r})"
+    notebook("annotate", source)
+
+    def place(plane, z, y, x):
+        """Where a voxel's low corner is in the window. All of the stack is shown, in the middle of each plane."""
+        left, top, width, height = page.run(
+            f"(({{x, y, width, height}}) => [x, y, width, height])"
+            f"(document.querySelector('.weakseg canvas.{plane}').getBoundingClientRect())"
+        )
+        scale = page.run("Number(document.querySelector('.weakseg .grid').dataset.scale)")
+        right, down = {"xy": (2, 1), "zy": (0, 1), "zx": (2, 0)}[plane]
+        um = [(v - n / 2) * s for v, n, s in zip((z, y, x), SHAPE, VOXEL, strict=True)]
+        return left + width / 2 + um[right] * scale, top + height / 2 + um[down] * scale
+
+    def boxes():
+        return page.run("[...document.querySelectorAll('.weakseg li')].map(e => e.innerText.trim())")
+
+    def disk(changed, problem):
+        """What is on disk once `changed` says so of it."""
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            page.run("true")
+            if sequence.weak_boxes_path(0).is_file() and changed(now := read_weak(sequence, 0, SHAPE)):
+                return now
+            time.sleep(0.1)
+        raise AssertionError(problem)
+
+    # Draw a box in xy, as deep as wide; make it deeper by its handle in zy.
+    page.drag(place("xy", 0, 10, 12), place("xy", 0, 20, 20), place("xy", 0, 26, 28))
+    page.wait("document.querySelectorAll('.weakseg li').length === 1", 20, "no box")
+    drawn = disk(lambda a: len(a.ids) == 1, "the box is not saved").boxes[0].tolist()
+    assert drawn == [7, 10, 12, 15, 26, 28]
+    page.drag(place("zy", 15, 18, 0), place("zy", 16, 18, 0), place("zy", 17, 18, 0))
+    disk(lambda a: a.boxes[0].tolist() == [7, 10, 12, 17, 26, 28], "the handle does not move the box")
+
+    # Paint by mouse, then take it back and do it again by keys. JupyterLab has other plans for these keys.
+    page.press("p", 80)
+    page.drag(place("xy", 0, 17, 18), place("xy", 0, 18, 22))
+    painted = disk(lambda a: a.has_mask.all(), "the stroke is not saved")
+    page.save_picture(tmp_path / "painted.png")
+    assert boxes() == ["1 mask"] and set(painted.masks.nonzero()[0]) == {10}
+    page.press("z", 90, modifiers=2)
+    disk(lambda a: not a.has_mask.any(), "not undone")
+    page.press("z", 90, modifiers=10)
+    disk(lambda a: a.has_mask.all(), "not redone")
+    assert page.run("document.querySelectorAll('.jp-Cell').length") == 1
+
+    # Nobody else can write meanwhile.
+    pid = json.loads((sequence.weak_path / ".lock000.json").read_text())["pid"]
+    assert f"process {pid} on " in Autosave(sequence, 0, sequence.read(0)).read_only
+
+    # The kernel is killed; the cell is run again; everything is there.
+    before = read_weak(sequence, 0, SHAPE)
+    os.kill(pid, signal.SIGKILL)
+    page.wait("!!document.querySelector('.jp-Dialog')", 60, "JupyterLab does not notice the kill")
+    page.press("Enter", 13)
+    page.wait(READY, 60, "the kernel does not start again")
+    notebook.run()
+    page.wait("document.querySelectorAll('.weakseg li').length === 1", 20, "the box is lost")
+    assert boxes() == ["1 mask"]
+    page.drag(place("xy", 0, 30, 30), place("xy", 0, 40, 40))
+    after = disk(lambda a: len(a.ids) == 2, "reopened, nothing can be drawn")
+    assert (after.masks == before.masks).all() and (after.boxes[0] == before.boxes[0]).all()
+
+    # By keys alone: a box around the cross, one voxel wider, painted, and gone again.
+    page.run("document.querySelector('.weakseg canvas.xy').focus(); true")
+    page.press("Enter", 13)
+    new = disk(lambda a: len(a.ids) == 3, "Enter makes no box").boxes[2]
+    page.wait("document.querySelectorAll('.weakseg li').length === 3", 20, "the new box is not listed")
+    page.press("ArrowRight", 39, modifiers=2)
+    disk(lambda a: a.boxes[2].tolist() == [*new[:5], new[5] + 1], "Ctrl + arrow does not move a side")
+    page.press("p", 80)
+    page.press(" ", 32)
+    disk(lambda a: a.has_mask[2], "space paints nothing")
+    page.press("Delete", 46)
+    disk(lambda a: len(a.ids) == 2, "Delete removes nothing")
+
+
+def test_the_second_annotator_is_read_only_and_says_why(notebook, page, sequence):
+    first = Autosave(sequence, 0, sequence.read(0))
+    try:
+        notebook("second", f"from weakseg_lib import Annotator\nAnnotator({str(sequence.path)!r})")
+        said = page.wait(
+            "document.querySelector('.weakseg .banner:not([hidden])')?.innerText", 20, "no reason"
+        )
+        assert said.startswith("Read-only") and f"process {os.getpid()}" in said
+        assert page.run("document.querySelector('.weakseg .saved').innerText") == "read-only"
+    finally:
+        first.close()
+
+
+def test_times_of_a_large_stack(notebook, page, tmp_path, cells, capsys):
+    image = np.tile(cells((32, 64, 64))[0], (2, 10, 11))[:64, :639, :649]
+    write_tiff(tmp_path / "large/01/t000.tif", image, VOXEL)
+    source = "import time\nstart = time.time()\nfrom weakseg_lib import Annotator\n"
+    source += f"widget = Annotator({str(tmp_path / 'large/01')!r})\nprint('start', start)\nwidget"
+    notebook("large", source)
+    start = float(page.run("document.querySelector('.jp-OutputArea-output pre').innerText").split()[1])
+    first = page.run("Number(document.querySelector('.weakseg canvas.xy').dataset.since)") / 1000 - start
+    times = sorted(page.run(NEXT_SLICE) for _ in range(20))
+    with capsys.disabled():
+        print(
+            f"\n64 x 639 x 649: first view {first:.2f} s, slice {times[10]:.0f} ms, slowest {times[-1]:.0f} ms"
+        )

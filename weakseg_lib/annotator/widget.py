@@ -1,0 +1,173 @@
+"""The annotator in a notebook: answers what the page (annotator.js) asks for, and edits as it says."""
+
+import time
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from weakseg_lib.annotator.autosave import Autosave
+from weakseg_lib.data.stacks import Sequence, frame_name
+from weakseg_lib.errors import InputError
+
+try:
+    import anywidget
+    import traitlets
+except ImportError as error:
+    raise InputError(
+        "anywidget", "is not installed", 'run `pip install "weakseg_lib[notebooks]"` and restart the kernel'
+    ) from error
+
+HERE = Path(__file__).parent
+# What the page may do to the document, and what the time for it is spent on.
+EDITS = {"add_rectangle": "boxes", "set_box": "boxes", "delete": "boxes", "paint": "masks", "fill": "masks"}
+EDITS |= {"undo": None, "redo": None}
+_OPEN = WeakValueDictionary()  # of this process: folder and frame -> Annotator
+
+
+class Annotator(anywidget.AnyWidget):
+    """Draw boxes and masks of frame `t` of a sequence: three planes, mouse or keyboard; `?` shows the keys.
+
+    sequence: `Sequence` or the path of its folder NAME/01. proposals: a `WeakAnnotation` to correct, where the frame
+    has none yet. read_only: to look only. voxel_size: (z, y, x) um, for images that do not say it.
+
+    Everything is written to NAME/01_WEAK within two seconds. A frame that another process annotates is shown
+    read-only; a second annotator in the same notebook takes over from the first.
+
+    Attributes: `document` holds the boxes and masks, `read_only` says why nothing can be changed ("" if it can).
+    Raises InputError for a sequence, frame or annotation that cannot be read, and an image of one value.
+    """
+
+    _esm = "\n".join((HERE / name).read_text("utf-8") for name in ("planes.js", "annotator.js"))
+    _css = HERE / "annotator.css"
+    info = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, sequence, t=0, proposals=None, read_only=False, voxel_size=None):
+        sequence = sequence if isinstance(sequence, Sequence) else Sequence(sequence)
+        stack = sequence.read(t, voxel_size=voxel_size)
+        self._image, low, high = _grey(stack.image)
+        self._status, self._editor = {"state": "saved", "why": ""}, None
+        key = sequence.weak_path.resolve(), t
+        earlier = _OPEN.get(key)
+        if earlier and not read_only and not earlier._hand_over():
+            raise InputError(
+                sequence.weak_path, "is not saved yet by the annotator above", "make that possible first"
+            )
+        self._files = Autosave(sequence, t, stack, proposals, self._tell, read_only)
+        if not self._files.read_only:
+            _OPEN[key] = self
+        super().__init__()  # only now: what cannot be opened leaves no widget behind
+        self.info = {
+            "title": f"{sequence.path.parent.name}/{sequence.name}, frame {frame_name(t, sequence.digits)}",
+            "shape": list(stack.image.shape),
+            "voxel_size": list(stack.voxel_size),
+            "window": [low, high],
+            "most": int(self._image.max()),
+        }
+        self.on_msg(self._receive)
+
+    @property
+    def document(self):
+        return self._files.document
+
+    @property
+    def read_only(self):
+        return self._files.read_only
+
+    def close(self):
+        """Save, let others annotate, and remove the widget."""
+        if self.comm is not None and not self._files.close():
+            raise InputError(self._files.sequence.weak_path, self._status["why"], "the annotator stays open")
+        super().close()
+
+    def _hand_over(self):
+        done = self._files.close("opened again in another cell of this notebook")
+        self._send_state()
+        return done
+
+    def _tell(self, state, why):
+        self._status = {"state": state, "why": why}
+        self.send({"type": "status", **self._status})
+
+    def _receive(self, _, message, buffers):
+        kind = message.get("type")
+        if kind in ("slice", "mask"):
+            getattr(self, f"_send_{kind}")(message["axis"], message["index"])
+            return
+        view = message.get("view")
+        if kind == "hello":
+            self._editor = self._editor or view
+        elif kind == "take":
+            self._editor = view
+        elif kind == "bye":
+            self._editor = None if self._editor == view else self._editor
+        elif kind == "active":
+            self._files.clock.tick(time.monotonic())
+            return
+        elif kind == "save":
+            self._files.save()
+        elif kind == "edit" and self._editor in (None, view) and not self.read_only:
+            self._editor = view
+            self._edit(message)
+            return
+        self._send_state()
+
+    def _edit(self, message):
+        work, selected, problem = EDITS[message["do"]], None, ""
+        before, masks = self.document.version, self.document.mask_version
+        try:
+            selected = getattr(self.document, message["do"])(**message["how"])
+        except InputError as error:
+            problem = str(error)
+        if self.document.version != before:
+            self._files.clock.tick(time.monotonic(), work)
+            self._files.changed()
+        self._send_state(selected, problem, self.document.mask_version != masks)
+
+    def _send_state(self, selected=None, problem="", new_masks=False):
+        """Tell the page what there is, and what came of its last edit."""
+        document = self.document
+        masks = sum(one.voxels > 0 for one in document.instances.values())
+        self.send(
+            {
+                "type": "state",
+                "instances": [[id_, *one.box, one.voxels] for id_, one in sorted(document.instances.items())],
+                "undo": document.can_undo,
+                "redo": document.can_redo,
+                "read_only": self.read_only,
+                "editor": self._editor,
+                "counts": self._files.clock.report(len(document.instances), masks),
+                "selected": selected,
+                "problem": problem,
+                "new_masks": new_masks,
+                **self._status,
+            }
+        )
+
+    def _send_slice(self, axis, index):
+        self.send({"type": "slice", "axis": axis, "index": index}, [_plane(self._image, axis, index).data])
+
+    def _send_mask(self, axis, index):
+        """The part of a slice that has masks: its corner and size, and the ids (int32)."""
+        plane = _plane(self.document.masks, axis, index)
+        rows, columns = (np.flatnonzero(plane.any(a)) for a in (1, 0))
+        part = plane[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if len(rows) else plane[:0, :0]
+        corner = [int(rows[0]), int(columns[0])] if len(rows) else [0, 0]
+        message = {"type": "mask", "axis": axis, "index": index, "corner": corner, "size": list(part.shape)}
+        self.send(message, [np.ascontiguousarray(part, np.int32).data])
+
+
+def _plane(volume, axis, index):
+    """A slice as the page shows it: y down and x to the right; z down in zx, to the right in zy."""
+    plane = volume[(slice(None),) * axis + (min(max(int(index), 0), volume.shape[axis] - 1),)]
+    return np.ascontiguousarray(plane.T if axis == 2 else plane)
+
+
+def _grey(image):
+    """The image as uint8 or uint16, for a page has no other numbers, and the window to show it in at first."""
+    if image.dtype not in (np.uint8, np.uint16):
+        low, high = float(image.min()), float(image.max())
+        image = ((image.astype(np.float32) - low) * (65535 / (high - low))).astype(np.uint16)
+    few = image[:: 1 + len(image) // 16]
+    low, high = (int(np.percentile(few, share)) for share in (1, 99.8))
+    return image, low, max(high, low + 1)
