@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 ADDRESS = PROJECT["urls"]["Repository"]
 CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
-# conda's pytorch brings triton where there is one, Zeiss's reader comes by pip; pip itself belongs to the environment and not to the project.
+# conda's pytorch brings triton where there is one, Zeiss's reader comes by pip; pip itself belongs to the
+# environment and not to the project.
 PIP_ONLY, CONDA_ONLY = {"triton", "pylibczirw"}, {"python", "pip"}
 # Spelt in parts, so that this file does not name them either.
 REGISTRIES = [
