@@ -166,9 +166,9 @@ def test_zero_voxel_size_in_the_file_or_the_dataset(tmp_path, image, refused):
     [
         ("YX", (20, 30), ("2D", "3D stack")),
         ("TYX", (5, 20, 30), ("time series of 2D images", "ImageJ")),
-        ("CYX", (2, 20, 30), ("2 channels", "Split Channels")),
-        ("ZCYX", (5, 2, 20, 30), ("2 channels", "Split Channels")),
-        ("TZCYX", (3, 5, 2, 20, 30), ("2 channels", "Split Channels")),
+        ("CYX", (2, 20, 30), ("2 channels", "--channel N")),
+        ("ZCYX", (5, 2, 20, 30), ("2 channels", "--channel N")),
+        ("TZCYX", (3, 5, 2, 20, 30), ("2 channels", "--channel N")),
         ("TZYX", (3, 5, 20, 30), ("4D", "3 time points", "`--frame T`", "0..2")),
         ("ZYXS", (5, 20, 30, 3), ("colour", "grey")),
         ("YXS", (20, 30, 3), ("colour", "grey")),
@@ -184,7 +184,7 @@ def test_imagej_files_that_are_not_one_stack(tmp_path, refused, axes, shape, wor
 @pytest.mark.parametrize(
     ("axes", "shape", "words"),
     [
-        ("CZYX", (2, 5, 20, 30), ("2 channels", "Split Channels")),
+        ("CZYX", (2, 5, 20, 30), ("2 channels", "--channel N")),
         ("TZYX", (3, 5, 20, 30), ("4D", "`--frame T`")),
     ],
 )
