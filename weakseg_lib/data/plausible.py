@@ -45,4 +45,4 @@ def saturated(image):
         return False
     top = int(image.max())
     of_camera = top >= 255 and top & (top + 1) == 0
-    return of_camera and np.count_nonzero(image == top) > SATURATED * image.size
+    return bool(of_camera and np.count_nonzero(image == top) > SATURATED * image.size)
