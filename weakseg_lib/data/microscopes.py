@@ -82,6 +82,8 @@ def _czi_volume(file, path, frame, channel):
     sizes = {"P": max(1, len(file.scenes_bounding_rectangle_no_pyramid))} | sizes
     if any(name.startswith("Bgr") for name in file.pixel_types.values()):
         sizes["S"] = 3
+        if sizes["C"] == 1:
+            del sizes["C"]  # the colours are the channels
     metadata = ElementTree.fromstring(file.raw_metadata)
     names = [node.get("Name", "") for node in metadata.findall(".//Dimensions/Channels/Channel")]
     choose_volume("".join(sizes), tuple(sizes.values()), path, frame, channel, channels=names)
