@@ -49,6 +49,8 @@ def test_several_sequences_get_folders_of_the_challenge(make_sequence, image, tm
         ("t1234.tif", "mask1234.tif"),
         ("embryo.tif", "mask_embryo.tif"),
         ("embryo.ome.tif", "mask_embryo.tif"),
+        ("embryo.nd2", "mask_embryo.tif"),
+        ("embryo.czi", "mask_embryo.tif"),
         ("t12.tiff", "mask_t12.tif"),
         ("a.b.tif", "mask_a.b.tif"),
     ],

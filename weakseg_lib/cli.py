@@ -98,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "trained", metavar="RUN", help="run folder of `weakseg fit`, or hl60: weights that come along"
     )
-    command.add_argument("inputs", nargs="+", metavar="INPUT", help="sequence folder, TIFF or OME-Zarr")
+    command.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="sequence folder, TIFF, ND2, CZI or OME-Zarr"
+    )
     command.add_argument("--out", required=True, metavar="DIR", help="folder for masks and boxes")
     command.add_argument("--frame", type=int, metavar="T", help="time point to take from a 4D image")
     command.add_argument(

@@ -12,7 +12,7 @@ def napari_layers(result, sequence=None, frames=None) -> list[tuple]:
     of one), or None. frames: only these (numbers, or names of images outside a sequence).
 
     Each stack gives its image, its labels, and its boxes as rectangles on every slice that they cover, with id
-    and score. All are scaled to micrometres; layers of stacks after the first are hidden at first.
+    and score (napari 0.5 or later). All are scaled to micrometres; layers after the first stack's are hidden.
 
         import napari
         viewer = napari.Viewer()

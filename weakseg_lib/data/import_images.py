@@ -15,11 +15,19 @@ READABLE = (".tif", ".tiff", ".nd2", ".czi", ".zarr")
 
 
 def import_images(
-    files, out, channel=None, axes=None, frame=None, voxel_size=None, append=False, tell=tqdm.write
+    files,
+    out,
+    channel=None,
+    axes=None,
+    frame=None,
+    voxel_size=None,
+    append=False,
+    tell=tqdm.write,
+    progress=True,
 ) -> Sequence:
     """Write images as the frames of one sequence, all or none of them; return the `Sequence`.
 
-    files: images, or folders of images, which are taken in the order of their names with 2 before 10.
+    files: images, or folders of images, which are taken in the order of their names with 2 before 10; or one.
     out: the sequence folder, NAME/01. channel, axes, frame, voxel_size: as in `read_stack`, for every file.
     append: number the new frames after those that are there. tell: called with a line on each image, what was
     understood of it (a function of a str, or None). NAME/dataset.json gets the voxel size, where all images
@@ -35,15 +43,15 @@ def import_images(
     dataset = out.parent / "dataset.json"
     known = read_json(dataset) if dataset.is_file() else {}
     origin, sizes = {}, set()
+    bar = tqdm(sources, "importing", unit="image", disable=not progress or len(sources) == 1)
     with atomic_paths(*targets, dataset) as (*new, new_dataset):
-        for source, target, tmp in zip(tqdm(sources, "importing", unit="image"), targets, new, strict=True):
+        for source, target, tmp in zip(bar, targets, new, strict=True):
             stack = read_stack(source, voxel_size, frame=frame, channel=channel, axes=axes)
             write_tiff(tmp, stack.image, stack.voxel_size)
             sizes.add(stack.voxel_size)
-            chosen = {"channel": channel, "axes": axes, "frame": frame}
-            origin[f"{out.name}/{target.name}"] = {"file": str(source.resolve())} | {
-                name: value for name, value in chosen.items() if value is not None
-            }
+            chosen = {"file": str(source.resolve()), "channel": channel, "axes": axes, "frame": frame}
+            chosen = {name: value for name, value in chosen.items() if value is not None}
+            origin[f"{out.name}/{target.name}"] = chosen
             if tell:
                 tell(f"{target.name} from {source.name}: {describe(stack)}")
         if len(sizes) == 1:
@@ -62,7 +70,7 @@ def describe(stack) -> str:
 def _expand(files):
     """The images among `files` and in the folders among them (list of Path)."""
     sources = []
-    for path in map(Path, files):
+    for path in map(Path, [files] if isinstance(files, str | Path) else files):
         if not path.is_dir() or is_zarr(path):
             sources.append(path)
             continue

@@ -8,7 +8,8 @@ import numpy as np
 from weakseg_lib.data.axes import choose_volume
 from weakseg_lib.errors import InputError
 
-COPY_AGAIN = "copy the file again, or export it as OME-TIFF with the microscope's own program"
+EXPORT = "export it as OME-TIFF with the microscope's own program"
+COPY_AGAIN = f"copy the file again, or {EXPORT}"
 CZI_AXES = "TCZYX"
 
 
@@ -28,6 +29,8 @@ def read_nd2(path, frame=None, channel=None, axes=None):
     _refuse_axes(path, axes)
     try:
         with nd2.ND2File(path) as file:
+            if file.is_legacy:
+                raise InputError(path, "is an ND2 file of the old kind (JPEG 2000)", EXPORT)
             return nd2_volume(file, path, frame, channel)
     except InputError:
         raise
@@ -101,7 +104,7 @@ def _czi_volume(file, path, frame, channel):
 
 
 def _not_installed(path, form, package):
-    fix = 'run `pip install "weakseg_lib[formats]"`, or export it as OME-TIFF with the microscope\'s own program'
+    fix = f'run `pip install "weakseg_lib[formats]"`, or {EXPORT}'
     return InputError(path, f"is a {form} file and the {package} package is not installed", fix)
 
 

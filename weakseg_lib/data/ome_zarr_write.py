@@ -75,10 +75,10 @@ def _atomic_folder(path):
             os.replace(path, old)
         os.replace(tmp, path)
     except OSError as error:
-        if old.exists() and not path.exists():
-            os.replace(old, path)
         problem = f"cannot be written ({error.strerror or error})"
         raise InputError(path, problem, "free some space, or choose another folder") from error
     finally:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
         for folder in (tmp, old):
             shutil.rmtree(folder, ignore_errors=True)
