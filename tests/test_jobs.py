@@ -49,8 +49,6 @@ def test_several_sequences_get_folders_of_the_challenge(make_sequence, image, tm
         ("t1234.tif", "mask1234.tif"),
         ("embryo.tif", "mask_embryo.tif"),
         ("embryo.ome.tif", "mask_embryo.tif"),
-        ("embryo.nd2", "mask_embryo.tif"),
-        ("embryo.czi", "mask_embryo.tif"),
         ("t12.tiff", "mask_t12.tif"),
         ("a.b.tif", "mask_a.b.tif"),
     ],
@@ -60,6 +58,12 @@ def test_single_images(image, tmp_path, name, mask):
     assert job.mask == tmp_path / "out" / mask and job.boxes.suffix == ".csv"
     assert job.boxes.stem == mask[:-4].replace("mask", "boxes")
     assert job.read().image.shape == (3, 4, 5)
+
+
+@pytest.mark.parametrize("ending", ["nd2", "czi"])
+def test_images_in_a_microscopes_own_form(image, tmp_path, ending):
+    (job,) = list_jobs([image(f"embryo.{ending}")], tmp_path / "out")
+    assert job.mask.name == "mask_embryo.tif"
 
 
 def test_the_same_result_twice_is_refused(image, tmp_path, refused):

@@ -47,7 +47,7 @@ def test_an_import_never_replaces_and_adds_only_when_asked(tmp_path, files, stac
     import_images([files / "img1.tif"], out, tell=None)
     (out.parent / "dataset.json").write_text('{"voxel_size_um": [3, 2, 1], "about": "mine"}')
     before = snapshot(out.parent)
-    with refused(out, "has 1 images already", "`--append`"):
+    with refused(out, "holds images already (1)", "`--append`"):
         import_images([files / "img2.tiff"], out)
     assert snapshot(out.parent) == before
     sequence = import_images([files / "img2.tiff"], out, append=True, tell=None)

@@ -94,6 +94,6 @@ def _first_number(out, append):
         return 0, 3
     there = Sequence(out)
     if not append:
-        problem = f"has {len(there.frames)} images already, and none is replaced"
+        problem = f"holds images already ({len(there.frames)}), and none is replaced"
         raise InputError(out, problem, "add to them with `--append`, or choose another folder")
     return there.frames[-1] + 1, there.digits
