@@ -259,9 +259,12 @@ def _positive(name, value):
 
 
 def _predict(options):
+    from weakseg_lib.data.plausible import VoxelSizeWarning
     from weakseg_lib.prediction import predict
     from weakseg_lib.runs import find_run, read_info
 
+    # It is compared with the training's, and an error then says more.
+    warnings.simplefilter("ignore", VoxelSizeWarning)
     cells = predict(
         options.trained,
         options.inputs,

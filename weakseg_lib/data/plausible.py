@@ -1,6 +1,7 @@
 """Questions about an image that can be read but may not be what its owner thinks it is: warnings, no errors."""
 
 import warnings
+from functools import cache
 
 import numpy as np
 
@@ -8,20 +9,29 @@ SMALLEST, LARGEST = 0.02, 20.0  # um: finer than any light microscope samples, c
 SATURATED = 0.01  # share of the voxels
 
 
+class VoxelSizeWarning(UserWarning):
+    """A voxel size that is implausible."""
+
+
 def question(image, voxel_size, where):
     """Warn where a voxel size (z, y, x) um is implausible and where an image (D, H, W) is saturated.
 
-    where: the file or folder to name.
+    where: the file or folder to name. The same is said once.
     """
     doubt = doubtful_voxel_size(voxel_size)
     if doubt:
         shown = " x ".join(f"{size:g}" for size in voxel_size)
         fix = "if that is wrong, give the right one with `--voxel-size Z Y X`"
-        warnings.warn(f"{where}: the voxel size is {shown} um (z, y, x), {doubt}; {fix}", stacklevel=3)
+        _warn_once(f"{where}: the voxel size is {shown} um (z, y, x), {doubt}; {fix}", VoxelSizeWarning)
     if saturated(image):
         problem = f"more than {SATURATED:.0%} of the voxels have the highest value, {image.max()}"
         fix = "cells that touch there cannot be told apart; record with less light, or use the file before conversion"
-        warnings.warn(f"{where}: is saturated, {problem}; {fix}", stacklevel=3)
+        _warn_once(f"{where}: is saturated, {problem}; {fix}", UserWarning)
+
+
+@cache  # Python's own memory of what was said is lost whenever a library changes a filter.
+def _warn_once(message, category):
+    warnings.warn(message, category, stacklevel=2)
 
 
 def doubtful_voxel_size(voxel_size):
