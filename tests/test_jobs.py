@@ -60,6 +60,12 @@ def test_single_images(image, tmp_path, name, mask):
     assert job.read().image.shape == (3, 4, 5)
 
 
+@pytest.mark.parametrize("ending", ["nd2", "czi"])
+def test_images_in_a_microscopes_own_form(image, tmp_path, ending):
+    (job,) = list_jobs([image(f"embryo.{ending}")], tmp_path / "out")
+    assert job.mask.name == "mask_embryo.tif"
+
+
 def test_the_same_result_twice_is_refused(image, tmp_path, refused):
     out = tmp_path / "out"
     with refused(out / "mask_x.tif", "two of the inputs", "different folders"):

@@ -14,6 +14,7 @@ _HOME = {
     "read_stack": "data.stacks",
     "read_labels": "data.stacks",
     "write_tiff": "data.stacks",
+    "import_images": "data.import_images",
     "WeakAnnotation": "data.annotation",
     "annotate": "data.annotation",
     "annotate_sequence": "data.annotation",
@@ -49,6 +50,8 @@ _HOME = {
     "evaluate": "evaluation",
     "format_table": "evaluation",
     "Annotator": "annotator.widget",
+    "measurements": "export",
+    "napari_layers": "napari_view",
 }
 __all__ = sorted(_HOME)
 

@@ -98,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "trained", metavar="RUN", help="run folder of `weakseg fit`, or hl60: weights that come along"
     )
-    command.add_argument("inputs", nargs="+", metavar="INPUT", help="sequence folder, TIFF or OME-Zarr")
+    command.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="sequence folder, TIFF, ND2, CZI or OME-Zarr"
+    )
     command.add_argument("--out", required=True, metavar="DIR", help="folder for masks and boxes")
     command.add_argument("--frame", type=int, metavar="T", help="time point to take from a 4D image")
     command.add_argument(
@@ -138,6 +140,28 @@ def _parser() -> argparse.ArgumentParser:
         "--picture", metavar="PNG", help="also draw hits, misses and false alarms of the worst stack"
     )
     command.add_argument("--json", metavar="FILE", help="also write every number to FILE")
+    _add_voxel_size(command)
+
+    command = _add(commands, "import", _import, "bring images into a sequence folder: NAME/01/t000.tif, ...")
+    command.add_argument(
+        "files", nargs="+", metavar="FILE", help="TIFF, ND2, CZI, OME-Zarr, or a folder of them"
+    )
+    command.add_argument("--out", required=True, metavar="NAME/01", help="sequence folder to write")
+    command.add_argument("--channel", type=int, metavar="C", help="channel to take, from 0")
+    command.add_argument(
+        "--axes", metavar="A", help="the files' axes in order, like YXZ, where they do not say it"
+    )
+    command.add_argument("--frame", type=int, metavar="T", help="time point to take, from 0")
+    command.add_argument("--append", action="store_true", help="add to the images that are there")
+    _add_voxel_size(command)
+
+    command = _add(commands, "export", _export, "write a result as other tools read it")
+    command.add_argument("result", metavar="RESULT", help="folder of `weakseg predict --out`")
+    command.add_argument("--to", required=True, metavar="OUT", help="folder to write")
+    command.add_argument("--images", metavar="NAME/01", help="the images, for intensities and OME-Zarr")
+    command.add_argument(
+        "--as", choices=["imagej", "ome-zarr", "csv", "all"], default="all", dest="form", help="default: all"
+    )
     _add_voxel_size(command)
     return parser
 
@@ -235,9 +259,12 @@ def _positive(name, value):
 
 
 def _predict(options):
+    from weakseg_lib.data.plausible import VoxelSizeWarning
     from weakseg_lib.prediction import predict
     from weakseg_lib.runs import find_run, read_info
 
+    # It is compared with the training's, and an error then says more.
+    warnings.simplefilter("ignore", VoxelSizeWarning)
     cells = predict(
         options.trained,
         options.inputs,
@@ -285,3 +312,26 @@ def _evaluate(options):
             scores, options.result, options.truth, options.picture, options.frames, options.voxel_size
         )
         print(f"drew {drawn}: the stack with the lowest detection F1")
+
+
+def _import(options):
+    from weakseg_lib.data.import_images import import_images
+
+    sequence = import_images(
+        options.files,
+        options.out,
+        channel=options.channel,
+        axes=options.axes,
+        frame=options.frame,
+        voxel_size=options.voxel_size,
+        append=options.append,
+    )
+    print(f"wrote {sequence.path}: {len(sequence.frames)} images")
+
+
+def _export(options):
+    from weakseg_lib.export import FORMS, export
+
+    forms = FORMS if options.form == "all" else (options.form,)
+    written = export(options.result, options.to, options.images, forms, options.voxel_size)
+    print(f"wrote {', '.join(map(str, written))}")

@@ -71,7 +71,7 @@ def list_jobs(inputs, out: Path) -> list[Job]:
 def _file_job(path: Path, out: Path) -> Job:
     # t012.tif outside a call for its sequence still gets the challenge's name, so that `evaluate` finds its truth.
     number = IMAGE_NAME.fullmatch(path.name)
-    name = number[1] if number else "_" + re.sub(r"(\.ome)?\.(tiff?|zarr)$", "", path.name)
+    name = number[1] if number else "_" + re.sub(r"(\.ome)?\.(tiff?|zarr|nd2|czi)$", "", path.name)
     return Job(path, out / f"mask{name}.tif", out / f"boxes{name}.csv")
 
 

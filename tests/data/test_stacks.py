@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from weakseg_lib.data.ome_zarr_write import write_ome_zarr
 from weakseg_lib.data.stacks import Sequence, frame_name, read_image, read_labels, read_stack, write_tiff
 from weakseg_lib.errors import InputError
 
@@ -166,9 +167,9 @@ def test_zero_voxel_size_in_the_file_or_the_dataset(tmp_path, image, refused):
     [
         ("YX", (20, 30), ("2D", "3D stack")),
         ("TYX", (5, 20, 30), ("time series of 2D images", "ImageJ")),
-        ("CYX", (2, 20, 30), ("2 channels", "Split Channels")),
-        ("ZCYX", (5, 2, 20, 30), ("2 channels", "Split Channels")),
-        ("TZCYX", (3, 5, 2, 20, 30), ("2 channels", "Split Channels")),
+        ("CYX", (2, 20, 30), ("2 channels", "--channel N")),
+        ("ZCYX", (5, 2, 20, 30), ("2 channels", "--channel N")),
+        ("TZCYX", (3, 5, 2, 20, 30), ("2 channels", "--channel N")),
         ("TZYX", (3, 5, 20, 30), ("4D", "3 time points", "`--frame T`", "0..2")),
         ("ZYXS", (5, 20, 30, 3), ("colour", "grey")),
         ("YXS", (20, 30, 3), ("colour", "grey")),
@@ -184,7 +185,7 @@ def test_imagej_files_that_are_not_one_stack(tmp_path, refused, axes, shape, wor
 @pytest.mark.parametrize(
     ("axes", "shape", "words"),
     [
-        ("CZYX", (2, 5, 20, 30), ("2 channels", "Split Channels")),
+        ("CZYX", (2, 5, 20, 30), ("2 channels", "--channel N")),
         ("TZYX", (3, 5, 20, 30), ("4D", "`--frame T`")),
     ],
 )
@@ -222,6 +223,79 @@ def test_frame_picks_a_time_point(tmp_path, refused, imagej):
     np.testing.assert_array_equal(read_image(single, frame=0)[0], movie[0])
     with refused(single, "no frame 1"):
         read_image(single, frame=1)
+
+
+# Channels and axes: asked, not guessed.
+
+
+def test_one_channel_of_several_by_its_name(tmp_path, refused):
+    channels = np.arange(2 * 5 * 8 * 9, dtype=np.uint16).reshape(2, 5, 8, 9)
+    metadata = {"axes": "CZYX", "Channel": {"Name": ["DAPI", "GFP"]}}
+    path = save(tmp_path / "a.ome.tif", channels, metadata=metadata)
+    with refused(path, "2 channels", "0 DAPI, 1 GFP", "`weakseg import FILE", "--channel N", "N = 0..1"):
+        read_image(path)
+    for channel in (0, 1):
+        np.testing.assert_array_equal(read_image(path, channel=channel)[0], channels[channel])
+    for channel in (2, -1):
+        with refused(path, f"no channel {channel}", "0..1"):
+            read_image(path, channel=channel)
+    single = save(tmp_path / "b.tif", channels[0])
+    np.testing.assert_array_equal(read_image(single, channel=0)[0], channels[0])
+    with refused(single, "no channel 1", "leave `--channel` out"):
+        read_image(single, channel=1)
+
+
+def test_a_colour_is_a_channel(tmp_path):
+    colours = np.arange(4 * 8 * 9 * 3, dtype=np.uint8).reshape(4, 8, 9, 3)
+    path = save(tmp_path / "a.tif", colours, photometric="rgb")
+    np.testing.assert_array_equal(read_image(path, channel=2)[0], colours[..., 2])
+
+
+@pytest.mark.parametrize("order", ["XYZ", "YXZ", "XZY", "yxz"])
+def test_axes_in_another_order_are_asked(tmp_path, image, refused, order):
+    places = ["ZYX".index(axis) for axis in order.upper()]
+    path = save(tmp_path / "a.tif", np.ascontiguousarray(image.transpose(places)))
+    with refused(path, "does not name its axes", "--axes"):
+        read_image(path)
+    back, voxel_size = read_image(path, axes=order)
+    np.testing.assert_array_equal(back, image)
+    assert voxel_size is None
+
+
+def test_axes_that_a_file_says_wrongly(tmp_path, image, refused):
+    path = save(
+        tmp_path / "a.tif", image, imagej=True, metadata={"axes": "TYX", "unit": "um"}, resolution=(8, 8)
+    )
+    with refused(path, "time series of 2D images", "--axes ZYX"):
+        read_image(path)
+    back, voxel_size = read_image(path, axes="ZYX")
+    np.testing.assert_array_equal(back, image)
+    assert voxel_size is None  # the spacing of time points is not that of slices
+    write_tiff(tmp_path / "b.tif", image, VOXEL)
+    assert read_image(tmp_path / "b.tif", axes="ZYX")[1] == VOXEL
+    for wrong in ("ZY", "ZYXT", "ZZYX", "TYX", "ZYQ", ""):
+        with refused(path, f"`--axes {wrong}` does not go with it", "shape (6, 20, 30)", "Z, Y, X"):
+            read_image(path, axes=wrong)
+
+
+def test_axes_of_a_file_without_names(tmp_path):
+    movie = np.random.default_rng(0).integers(0, 9, (3, 2, 5, 8, 9)).astype(np.uint8)
+    path = save(tmp_path / "a.tif", movie)
+    back, _ = read_image(path, frame=2, channel=1, axes="TCZYX")
+    np.testing.assert_array_equal(back, movie[2, 1])
+
+
+def test_an_ome_zarr_in_another_order_is_asked(tmp_path, image, refused):
+    pytest.importorskip("zarr")
+    write_ome_zarr(tmp_path / "a.zarr", image.transpose(2, 1, 0), voxel_size=VOXEL[::-1])
+    attributes = json.loads((tmp_path / "a.zarr/.zattrs").read_text())
+    attributes["multiscales"][0]["axes"].reverse()
+    (tmp_path / "a.zarr/.zattrs").write_text(json.dumps(attributes))
+    with refused(tmp_path / "a.zarr", "in the order XYZ", "--axes"):
+        read_image(tmp_path / "a.zarr")
+    back, voxel_size = read_image(tmp_path / "a.zarr", axes="XYZ")
+    np.testing.assert_array_equal(back, image)
+    assert voxel_size == VOXEL
 
 
 # Files that are damaged, or other things.

@@ -1,4 +1,4 @@
-"""What TIFF and OME-Zarr share: which axes a file's array has, and what its lengths are in micrometres."""
+"""What all readers share: which axes a file's array has, and what its lengths are in micrometres."""
 
 from weakseg_lib.errors import InputError
 
@@ -26,46 +26,122 @@ def micrometres(unit):
     return MICROMETRES.get(str(unit).strip().lower().replace("\\u00b5", "\u00b5"))
 
 
-def choose_volume(axes, shape, where, frame=None):
-    """Return the index that takes the (z, y, x) volume out of an array, or say why there is none.
+def choose_volume(axes, shape, where, frame=None, channel=None, asked=None, channels=()):
+    """Return index and order that take the one (z, y, x) volume out of an array: `array[index].transpose(order)`.
 
-    axes: one letter for each axis: T, C, Z, Y, X, S for colour samples, Q or I for one without a name.
-    shape: the array's. where: the file, for messages. frame: which time point of a 4D array to take.
+    axes: one letter for each axis: T, C, Z, Y, X, P for positions, S for colour samples, Q or I for one without
+    a name. shape: the array's. where: the file, for messages. frame, channel: which time point and which
+    channel to take, from 0. asked: the axes as the user knows them, with or without those of length 1; they
+    go before the file's. channels: the channels' names, for messages.
 
-    Raises InputError for an image that is 2D, in colour, of several channels, a time series of 2D images,
-    or 4D without `frame`.
+    Raises InputError for an image that is 2D, or has several channels, colours, time points or positions and
+    nothing chooses one; for axes in an unusual order, which are not taken on trust; for a wrong `asked`.
     """
     if 0 in shape:
         raise InputError(where, f"is an empty image of shape {shape}", "give a stack that has voxels")
-    kept = [i for i, size in enumerate(shape) if size > 1 or axes[i] in "YX"]
+    found = f"axes {axes}, shape {tuple(int(size) for size in shape)}"
+    if asked is not None:
+        axes = _asked_axes(asked, shape, where, found)
+    if channel is not None and "C" not in axes:
+        axes = axes.replace("S", "C")  # red is a channel where one is wanted
+    index = [slice(None) if size > 1 or axis in "YX" else 0 for axis, size in zip(axes, shape, strict=True)]
+    kept = [i for i, part in enumerate(index) if part != 0]
     letters = "".join(axes[i] for i in kept)
-    found = f"axes {axes}, shape {tuple(shape)}"
+    if "P" in letters:
+        fix = "save the one you mean as a file of its own"
+        raise InputError(where, f"holds {shape[axes.index('P')]} positions ({found})", fix)
     if "S" in letters:
-        fix = "convert it to one grey channel (ImageJ: Image > Type), or save its z slices as slices"
+        fix = f"take one colour, {by_import('--channel N')}, or make it grey (ImageJ: Image > Type)"
         raise InputError(where, f"is a colour image ({found})", fix)
-    if "C" in letters:
-        fix = "keep the one with the cells (ImageJ: Image > Color > Split Channels)"
-        raise InputError(where, f"has {shape[axes.index('C')]} channels, one is needed ({found})", fix)
+    if "C" in letters or channel is not None:
+        place = axes.find("C")
+        number = 1 if place < 0 else shape[place]
+        _check_channel(channel, number, channels, where, found, letters)
+        if number > 1:
+            index[place] = channel
+            kept.remove(place)
+            letters = letters.replace("C", "")
     if letters == "YX":
         fix = "give a 3D stack (ImageJ: File > Import > Image Sequence joins slices)"
         raise InputError(where, f"is a 2D image ({found})", fix)
     if letters == "TYX":
-        fix = "if its frames are z slices, correct that in ImageJ (Image > Properties) and save it again"
+        fix = f"if its frames are z slices, say so: {by_import('--axes ZYX')}, or in ImageJ (Image > Properties)"
         raise InputError(where, f"is a time series of 2D images, not a 3D stack ({found})", fix)
 
     # Without names numpy's order is meant: the axis before z is time.
     time = letters.find("T") if "T" in letters else 0 if letters[0] in UNKNOWN and len(letters) == 4 else None
-    space = letters if time is None else letters[:time] + letters[time + 1 :]
-    if len(space) != 3 or space[0] not in "Z" + UNKNOWN or space[1:] != "YX":
-        raise InputError(where, f"is not a single 3D stack ({found})", "save one stack with the axes z, y, x")
-    frames = 1 if time is None else shape[kept[time]]
+    if time is not None:
+        index[kept[time]] = _check_frame(frame, shape[kept[time]], where, found)
+        kept.pop(time)
+    elif frame:
+        _check_frame(frame, 1, where, found)
+    space = "".join(axes[i] for i in kept)
+    if asked is None:
+        _check_order(space, [shape[i] for i in kept], where, found)
+        return tuple(index), (0, 1, 2)
+    return tuple(index), tuple(space.index(axis) for axis in "ZYX")
+
+
+def agree(axes, shape, asked):
+    """Return whether the axes that a file names (str, of `shape`) are those `asked` (str or None), in order (bool).
+
+    Where they are not, the lengths in micrometres that the file gives belong to other axes.
+    """
+    rest = iter((asked or axes).upper())
+    named = (axis for axis, size in zip(axes, shape, strict=True) if size > 1 and axis not in UNKNOWN)
+    return all(axis in rest for axis in named)
+
+
+def by_import(option):
+    """Return how to say `option` (str) to the command that brings in images of any form (str)."""
+    return f"`weakseg import FILE --out NAME/01 {option}`"
+
+
+def _asked_axes(asked, shape, where, found):
+    letters = asked.upper()
+    long = [i for i, size in enumerate(shape) if size > 1]
+    wrong = sorted(letters) != sorted(set(letters) & set("TCZYX")) or not set("ZYX") <= set(letters)
+    if wrong or len(letters) not in (len(shape), len(long)):
+        fix = (
+            f"name each of the {len(long)} axes longer than 1 once, by Z, Y, X, and T or C where it has them"
+        )
+        raise InputError(where, f"`--axes {asked}` does not go with it ({found})", fix)
+    if len(letters) == len(shape):
+        return letters
+    named = dict(zip(long, letters, strict=True))
+    return "".join(named.get(i, "Q") for i in range(len(shape)))
+
+
+def _check_channel(channel, number, names, where, found, letters):
+    listed = ", ".join(f"{i} {name}".strip() for i, name in enumerate(names or [""] * number))
+    if channel is None:
+        fix = f"choose one: {by_import('--channel N')}, N = 0..{number - 1}"
+        if "Z" not in letters:
+            fix += ", or `--axes ZYX` if they are z slices"
+        raise InputError(where, f"has {number} channels, one is needed ({listed}; {found})", fix)
+    if not 0 <= channel < number:
+        fix = f"`--channel` can be 0..{number - 1} here" if number > 1 else "leave `--channel` out"
+        raise InputError(where, f"has no channel {channel} ({listed}; {found})", fix)
+
+
+def _check_frame(frame, frames, where, found):
+    """Return the time point to take (int)."""
     if frame is None and frames > 1:
         fix = f"pick one with `--frame T`, T = 0..{frames - 1}, or save it as one file a time point"
         raise InputError(where, f"is a 4D image of {frames} time points ({found})", fix)
-    if frame is not None and not 0 <= frame < frames:
+    if not 0 <= (frame or 0) < frames:
         fix = f"`--frame` can be 0..{frames - 1} here" if frames > 1 else "leave `--frame` out"
         raise InputError(where, f"has no frame {frame} ({found})", fix)
-    index = [slice(None) if i in kept else 0 for i in range(len(shape))]
-    if time is not None:
-        index[kept[time]] = frame
-    return tuple(index)
+    return frame or 0
+
+
+def _check_order(space, sizes, where, found):
+    """Refuse axes (str) of `sizes` that are not z, y, x, or that have no names and look like another order."""
+    fix = f"say which is which: {by_import('--axes ZYX')}, with the letters in the order of the axes"
+    if sorted(space) == sorted("ZYX") and space != "ZYX":
+        raise InputError(where, f"has its axes in the order {space}, not ZYX ({found})", fix)
+    if len(space) != 3 or space[0] not in "Z" + UNKNOWN or space[1:] != "YX":
+        raise InputError(where, f"is not a single 3D stack ({found})", f"save one stack as z, y, x, or {fix}")
+    if space[0] in UNKNOWN and min(sizes[1:]) * 2 < sizes[0]:
+        # Slices are seldom more than twice the pixels of a side; (x, y, z) saved from Matlab or by numpy is common.
+        raise InputError(where, f"does not name its axes, and z may not be the first ({found})", fix)

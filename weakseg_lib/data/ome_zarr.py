@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from weakseg_lib.data.axes import choose_volume, micrometres
+from weakseg_lib.data.axes import agree, choose_volume, micrometres
 from weakseg_lib.errors import InputError
 
 MARKERS = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
@@ -17,10 +17,10 @@ def is_zarr(path):
     return path.suffix == ".zarr" or any((path / name).is_file() for name in MARKERS)
 
 
-def read_ome_zarr(path, frame=None):
+def read_ome_zarr(path, frame=None, channel=None, axes=None):
     """Return an OME-Zarr's full-resolution volume, (D, H, W), and its voxel size, (z, y, x) um or None.
 
-    path: the folder that holds the multiscales metadata. frame: which time point, where there are several.
+    path: the folder that holds the multiscales metadata. frame, channel, axes: as in `read_tiff`.
 
     Raises InputError where zarr is not installed, the folder is no OME-Zarr image or not one 3D stack, or its
     data are damaged. Follows the metadata of https://ngff.openmicroscopy.org, versions 0.4 and 0.5.
@@ -43,18 +43,21 @@ def read_ome_zarr(path, frame=None):
     try:
         level = multiscales[0]["datasets"][0]
         array = group[level["path"]]
-        axes, units = _axes(multiscales[0], array.ndim)
+        own, units = _axes(multiscales[0], array.ndim)
         scale = _scale(multiscales[0], array.ndim) * _scale(level, array.ndim)
+        shown = attributes.get("ome", attributes).get("omero", {}).get("channels", ())
+        names = [str(one.get("label", "")) for one in shown]
     except Exception as error:
         raise InputError(
             path, f"has OME-Zarr metadata that cannot be used ({error!r})", EXPORT_AGAIN
         ) from error
-    index = choose_volume(axes, array.shape, path, frame)
+    index, order = choose_volume(own, array.shape, path, frame, channel, axes, names)
     try:
-        volume = np.asarray(array[index])
+        volume = np.asarray(array[index]).transpose(order)
     except Exception as error:
         raise InputError(path, f"is damaged or incomplete ({error})", "copy or export it again") from error
-    return volume.astype(volume.dtype.newbyteorder("="), copy=False), _voxel_size(axes, units, scale)
+    voxel_size = _voxel_size(own, units, scale) if agree(own, array.shape, axes) else None
+    return volume.astype(volume.dtype.newbyteorder("="), copy=False), voxel_size
 
 
 def _axes(multiscale, ndim):

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from weakseg_lib.data.files import IMAGE_NAME, read_json
+from weakseg_lib.data.microscopes import read_czi, read_nd2
 from weakseg_lib.data.ome_zarr import is_zarr, read_ome_zarr
+from weakseg_lib.data.plausible import question
 from weakseg_lib.data.tiff import read_tiff, write_tiff
 from weakseg_lib.errors import InputError
 
@@ -37,37 +39,46 @@ class Stack:
     labels: np.ndarray | None = None  # (D, H, W) int32, 0 background
 
 
-def read_image(path, frame=None):
+def read_image(path, frame=None, channel=None, axes=None):
     """Return an image and, where the file has it, its voxel size: array (D, H, W), (z, y, x) um or None.
 
-    path: a TIFF (plain, ImageJ, OME) or an OME-Zarr folder. frame: the time point to take from a 4D file.
-    Raises InputError for a path that is missing, damaged, incomplete, or not one 3D stack of one channel.
+    path: a TIFF (plain, ImageJ, OME), ND2 or CZI, or an OME-Zarr folder. frame, channel: which time point and
+    channel to take from a file of several, from 0. axes: the order of the file's axes ("YXZ", "TZYX"), where it
+    does not say it or says it wrongly.
+
+    Raises InputError for a path that is missing, damaged, incomplete, or not one 3D stack of one channel, and
+    where a package that the format needs is not installed.
     """
     path = Path(path)
     if not path.exists():
         raise InputError(path, "no such file or folder", "check the name")
-    if not path.is_dir():
-        return read_tiff(path, frame)
     if is_zarr(path):
-        return read_ome_zarr(path, frame)
-    raise InputError(path, "is a folder, not an image", "give a TIFF or an OME-Zarr folder")
+        read = read_ome_zarr
+    elif path.is_dir():
+        raise InputError(path, "is a folder, not an image", "give an image file or an OME-Zarr folder")
+    else:
+        read = {".nd2": read_nd2, ".czi": read_czi}.get(path.suffix.lower(), read_tiff)
+    return read(path, frame, channel, axes)
 
 
-def read_stack(path, voxel_size=None, labels=None, frame=None):
+def read_stack(path, voxel_size=None, labels=None, frame=None, channel=None, axes=None):
     """Return the `Stack` in a file, checked so that later steps can rely on it.
 
     voxel_size: (z, y, x) um; without it the file's own is taken, else that of a dataset.json in the file's
-    folder or one above. labels: path of the instance labels. frame: the time point to take from a 4D file.
+    folder or one above. labels: path of the instance labels. frame, channel, axes: as in `read_image`.
 
     Raises InputError as `read_image` and `read_labels` do, and for complex, NaN, infinite or constant images
-    and for a voxel size that is missing or not positive.
+    and for a voxel size that is missing or not positive. Warns of a voxel size that is implausible and of an
+    image that is saturated.
     """
     path = Path(path)
-    image, own_voxel_size = read_image(path, frame)
+    image, own_voxel_size = read_image(path, frame, channel, axes)
     image = _check_image(image, path)
     if voxel_size is None:
         voxel_size = own_voxel_size or _dataset_voxel_size(path)
     voxel_size = _check_voxel_size(voxel_size, path)
+    # Of a sequence the folder is named: what holds for all its frames is said once.
+    question(image, voxel_size, path.parent if IMAGE_NAME.fullmatch(path.name) else path)
     if labels is not None:
         labels = read_labels(labels, image.shape, frame)
     return Stack(image, voxel_size, path.name.split(".")[0], path, labels)

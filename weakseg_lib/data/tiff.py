@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import tifffile
 
-from weakseg_lib.data.axes import choose_volume, micrometres
+from weakseg_lib.data.axes import agree, choose_volume, micrometres
 from weakseg_lib.data.files import atomic_path
 from weakseg_lib.errors import InputError
 
@@ -22,27 +22,24 @@ DAMAGE = re.compile(r"offset|corrupt|failed to reshape|circular", re.IGNORECASE)
 COPY_AGAIN = "copy or export the file again"
 
 
-def read_tiff(path, frame=None, axes=None):
+def read_tiff(path, frame=None, channel=None, axes=None):
     """Return the volume in a TIFF and its voxel size: array (D, H, W), (z, y, x) um or None.
 
-    frame: which time point of a 4D file. axes: what the file's axes are, where it is known to say it wrongly
-    ("ZYX" for slices that were saved as frames). The array has the file's dtype, in native byte order.
-    The voxel size is as the file says it, sensible or not; None where the file does not say it.
+    frame, channel: which time point and channel of a file of several. axes: what the file's axes are, where it
+    does not say it or is known to say it wrongly ("ZYX" for slices that were saved as frames). The array has
+    the file's dtype, in native byte order. The voxel size is as the file says it, sensible or not; None where
+    the file does not say it, or says it of other axes.
 
     Raises InputError for a file that is damaged, incomplete, no TIFF or not one 3D stack.
     """
     path = Path(path)
     with _damage_is_an_error(path), tifffile.TiffFile(path) as tif:
-        series = tif.series[0]
-        if sum(len(other.shape) > 2 for other in tif.series) > 1:
-            fix = "save the one you mean as a file of its own"
-            raise InputError(path, f"holds {len(tif.series)} separate images", fix)
-        if axes is None or len(axes) != len(series.shape):
-            axes = series.axes
-        index = choose_volume(axes, series.shape, path, frame)
+        series = _only_series(tif, path)
+        names = _channel_names(tif)
+        index, order = choose_volume(series.axes, series.shape, path, frame, channel, axes, names)
         _check_complete(tif, series, path)
-        volume = series.asarray()[index]
-        voxel_size = _voxel_size(tif)
+        volume = series.asarray()[index].transpose(order)
+        voxel_size = _voxel_size(tif) if agree(series.axes, series.shape, axes) else None
     return volume.astype(volume.dtype.newbyteorder("="), copy=False), voxel_size
 
 
@@ -54,7 +51,7 @@ def tiff_header(path):
     path = Path(path)
     with _damage_is_an_error(path), tifffile.TiffFile(path) as tif:
         series = tif.series[0]
-        index = choose_volume(series.axes, series.shape, path)
+        index, _ = choose_volume(series.axes, series.shape, path)
         _check_complete(tif, series, path)
         return np.broadcast_to(np.uint8(0), series.shape)[index].shape, _voxel_size(tif)
 
@@ -143,6 +140,13 @@ def _raise_logged_damage(logged, path, cause):
         raise InputError(path, "is a damaged or incomplete TIFF", COPY_AGAIN) from cause
 
 
+def _only_series(tif, path):
+    if sum(len(series.shape) > 2 for series in tif.series) > 1:
+        fix = "save the one you mean as a file of its own"
+        raise InputError(path, f"holds {len(tif.series)} separate images", fix)
+    return tif.series[0]
+
+
 def _check_complete(tif, series, path):
     """Raise InputError where tifffile would fill missing parts with zeros without a word."""
     size = tif.filehandle.size
@@ -188,11 +192,7 @@ def _size_of(resolution, unit):
 
 
 def _ome_voxel_size(xml):
-    try:
-        root = ElementTree.fromstring(xml)
-    except ElementTree.ParseError:
-        return None
-    pixels = next((node for node in root.iter() if node.tag.rpartition("}")[2] == "Pixels"), None)
+    pixels = _ome_pixels(xml)
     if pixels is None:
         return None
     sizes = [pixels.get(f"PhysicalSize{axis}") for axis in "ZYX"]
@@ -200,3 +200,18 @@ def _ome_voxel_size(xml):
     if None in sizes or None in units:
         return None
     return tuple(float(f"{float(size) * unit:.7g}") for size, unit in zip(sizes, units, strict=True))
+
+
+def _channel_names(tif):
+    pixels = _ome_pixels(tif.ome_metadata) if tif.is_ome and tif.ome_metadata else None
+    return (
+        [] if pixels is None else [node.get("Name", "") for node in pixels if node.tag.endswith("}Channel")]
+    )
+
+
+def _ome_pixels(xml):
+    try:
+        nodes = ElementTree.fromstring(xml).iter()
+    except ElementTree.ParseError:
+        return None
+    return next((node for node in nodes if node.tag.rpartition("}")[2] == "Pixels"), None)

@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+import tifffile
+
+from weakseg_lib.data.files import read_json
+from weakseg_lib.data.import_images import import_images
+from weakseg_lib.data.stacks import Sequence, write_tiff
+
+VOXEL = (0.5, 0.25, 0.25)
+
+
+@pytest.fixture
+def stacks():
+    """(3, D, H, W) uint16: three stacks."""
+    return np.random.default_rng(0).integers(100, 3000, (3, 5, 8, 9)).astype(np.uint16)
+
+
+@pytest.fixture
+def files(tmp_path, stacks):
+    """A folder of the three as img1.tif, img2.tiff and img10.ome.tif."""
+    write_tiff(tmp_path / "raw/img1.tif", stacks[0], VOXEL)
+    write_tiff(tmp_path / "raw/img2.tiff", stacks[1], VOXEL)
+    metadata = {"axes": "ZYX", "PhysicalSizeZ": 0.5, "PhysicalSizeY": 0.25, "PhysicalSizeX": 0.25}
+    tifffile.imwrite(tmp_path / "raw/img10.ome.tif", stacks[2], metadata=metadata)
+    (tmp_path / "raw/notes.txt").write_text("not an image")
+    return tmp_path / "raw"
+
+
+def test_a_folder_becomes_a_sequence_and_says_what_it_is(tmp_path, files, stacks):
+    said = []
+    sequence = import_images([files], tmp_path / "data/01", tell=said.append)
+    assert sequence.frames == [0, 1, 2]
+    for t in range(3):
+        stack = sequence.read(t)
+        np.testing.assert_array_equal(stack.image, stacks[t])
+        assert stack.voxel_size == VOXEL
+    low, high = stacks[2].min(), stacks[2].max()
+    expected = f"5 x 8 x 9 voxels (Z x Y x X) of 0.5 x 0.25 x 0.25 um, uint16, values {low} to {high}"
+    assert said[2] == f"t002.tif from img10.ome.tif: {expected}"
+    dataset = read_json(tmp_path / "data/dataset.json")
+    assert dataset["voxel_size_um"] == list(VOXEL)
+    assert dataset["imported"]["01/t002.tif"] == {"file": str(files / "img10.ome.tif")}
+
+
+def test_an_import_never_replaces_and_adds_only_when_asked(tmp_path, files, stacks, refused, snapshot):
+    out = tmp_path / "data/01"
+    import_images([files / "img1.tif"], out, tell=None)
+    (out.parent / "dataset.json").write_text('{"voxel_size_um": [3, 2, 1], "about": "mine"}')
+    before = snapshot(out.parent)
+    with refused(out, "holds images already (1)", "`--append`"):
+        import_images([files / "img2.tiff"], out)
+    assert snapshot(out.parent) == before
+    sequence = import_images([files / "img2.tiff"], out, append=True, tell=None)
+    assert sequence.frames == [0, 1] and (out / "t000.tif").read_bytes() == before["01/t000.tif"]
+    np.testing.assert_array_equal(sequence.read(1).image, stacks[1])
+    dataset = read_json(out.parent / "dataset.json")
+    assert dataset["voxel_size_um"] == [3, 2, 1] and dataset["about"] == "mine"
+    assert sequence.read(1).voxel_size == VOXEL  # the image's own goes first
+
+
+def test_all_or_none(tmp_path, files, refused):
+    (files / "img3.tif").write_bytes(b"hello")
+    with refused(files / "img3.tif", "no TIFF"):
+        import_images([files], tmp_path / "data/01", tell=None)
+    assert not [file for file in (tmp_path / "data").rglob("*") if file.is_file()]
+
+
+def test_places_that_are_not_for_images(tmp_path, files, refused):
+    for name in ("01_GT", "01_WEAK", "01_RES"):
+        with refused(tmp_path / name, "not of images", "NAME/01"):
+            import_images([files], tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    with refused(tmp_path / "empty", "without images", ".nd2"):
+        import_images([tmp_path / "empty"], tmp_path / "data/01")
+
+
+def test_one_channel_of_axes_that_are_given(tmp_path, stacks):
+    mixed = np.stack([stacks[0], stacks[1]]).transpose(2, 3, 1, 0)  # y, x, z, channel
+    tifffile.imwrite(tmp_path / "a.tif", mixed, photometric="minisblack")
+    options = {"channel": 1, "axes": "yxzc", "voxel_size": VOXEL, "tell": None}
+    sequence = import_images([tmp_path / "a.tif"], tmp_path / "data/01", **options)
+    np.testing.assert_array_equal(sequence.read(0).image, stacks[1])
+    origin = read_json(tmp_path / "data/dataset.json")["imported"]["01/t000.tif"]
+    assert origin == {"file": str(tmp_path / "a.tif"), "channel": 1, "axes": "yxzc"}
+
+
+def test_different_voxel_sizes_stay_with_their_images(tmp_path, stacks):
+    sizes = (VOXEL, (1.0, 0.25, 0.25))
+    for i, size in enumerate(sizes):
+        write_tiff(tmp_path / f"raw/{i}.tif", stacks[i], size)
+    sequence = import_images([tmp_path / "raw"], tmp_path / "data/01", tell=None)
+    assert [sequence.read(t).voxel_size for t in (0, 1)] == list(sizes)
+    assert "voxel_size_um" not in read_json(tmp_path / "data/dataset.json")
+
+
+def test_the_command(tmp_path, files, call, fails, capsys):
+    out = tmp_path / "data/01"
+    assert call("import", files, "--out", out, "--voxel-size", 1, 0.5, 0.5)[0] == 0
+    assert Sequence(out).read(1).voxel_size == (1, 0.5, 0.5)
+    assert "`--append`" in fails("import", files, "--out", out)
+    assert call("import", files / "img1.tif", "--out", out, "--append")[0] == 0
+    assert Sequence(out).frames == [0, 1, 2, 3]
+    assert "no channel 1" in fails("import", files, "--out", tmp_path / "b/01", "--channel", 1)

@@ -1,0 +1,58 @@
+"""Questions about an image that can be read but may not be what its owner thinks it is: warnings, no errors."""
+
+import warnings
+from functools import cache
+
+import numpy as np
+
+SMALLEST, LARGEST = 0.02, 20.0  # um: finer than any light microscope samples, coarser than shows a cell
+SATURATED = 0.01  # share of the voxels
+
+
+class VoxelSizeWarning(UserWarning):
+    """A voxel size that is implausible."""
+
+
+def question(image, voxel_size, where):
+    """Warn where a voxel size (z, y, x) um is implausible and where an image (D, H, W) is saturated.
+
+    where: the file or folder to name. The same is said once.
+    """
+    doubt = doubtful_voxel_size(voxel_size)
+    if doubt:
+        shown = " x ".join(f"{size:g}" for size in voxel_size)
+        fix = "if that is wrong, give the right one with `--voxel-size Z Y X`"
+        _warn_once(f"{where}: the voxel size is {shown} um (z, y, x), {doubt}; {fix}", VoxelSizeWarning)
+    if saturated(image):
+        problem = f"more than {SATURATED:.0%} of the voxels have the highest value, {image.max()}"
+        fix = "cells that touch there cannot be told apart; record with less light, or use the file before conversion"
+        _warn_once(f"{where}: is saturated, {problem}; {fix}", UserWarning)
+
+
+@cache  # Python's own memory of what was said is lost whenever a library changes a filter.
+def _warn_once(message, category):
+    warnings.warn(message, category, stacklevel=2)
+
+
+def doubtful_voxel_size(voxel_size):
+    """Return what is odd about a voxel size, (z, y, x) um, in words (str), or None."""
+    z, y, x = voxel_size
+    if min(voxel_size) > LARGEST and max(voxel_size) / 1000 < LARGEST:
+        return "which looks like nanometres"
+    if min(voxel_size) < SMALLEST or max(voxel_size) > LARGEST:
+        return f"which is outside {SMALLEST:g} to {LARGEST:g} um"
+    if 2 * z < max(y, x):
+        return "so slices are closer than pixels"
+    return None
+
+
+def saturated(image):
+    """Return whether more than 1 % of the voxels of an 8-bit or 16-bit image are at its limit (bool).
+
+    The limit is the highest value of a camera of 8, 10, 12, ... bits, whatever the file could hold.
+    """
+    if image.dtype.kind not in "ui" or image.dtype.itemsize > 2:
+        return False
+    top = int(image.max())
+    of_camera = top >= 255 and top & (top + 1) == 0
+    return bool(of_camera and np.count_nonzero(image == top) > SATURATED * image.size)
