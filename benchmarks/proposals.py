@@ -40,13 +40,25 @@ def measure(sequences, by, stacks) -> dict:
             good += len(match_boxes(boxes, true, GOOD)[0])
             n, cells, proposed = n + 1, cells + len(true), proposed + len(boxes)
             diameters.append(blob_diameter(stack.image, stack.voxel_size) if by == MAXIMA else np.nan)
-    row = [n, cells, proposed, found / max(cells, 1), found / max(proposed, 1), good / max(proposed, 1), seconds / n]
+    row = [
+        n,
+        cells,
+        proposed,
+        found / max(cells, 1),
+        found / max(proposed, 1),
+        good / max(proposed, 1),
+        seconds / n,
+    ]
     more = {"diameters_um": np.round(diameters, 2).tolist()} if by == MAXIMA else {}
     return dict(zip(COLUMNS, (round(v, 3) for v in row), strict=True)) | more
 
 
 def table(rows: dict) -> str:
-    lines = ["# Proposed boxes against true ones", "", f"Found: box IoU > {FOUND}; good: share of the proposed "]
+    lines = [
+        "# Proposed boxes against true ones",
+        "",
+        f"Found: box IoU > {FOUND}; good: share of the proposed ",
+    ]
     lines[-1] += f"boxes with IoU > {GOOD}."
     lines += ["", "| stacks | by | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (len(COLUMNS) + 2)]
     for row in rows.values():
@@ -56,7 +68,9 @@ def table(rows: dict) -> str:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", nargs="+", metavar="NAME=SEQ")
     parser.add_argument("--by", nargs="+", default=[MAXIMA, "hl60"])
     parser.add_argument("--stacks", type=int, default=3)

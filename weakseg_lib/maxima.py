@@ -13,6 +13,7 @@ BLOB = 2 * np.sqrt(3)  # diameter of a ball over the sigma at which its scale-no
 STEP = 1.25  # between one scale and the next
 NOISE = 6.0  # least height of a maximum, in standard deviations of the noise that passes the filter
 DIM = 0.2  # least height of a maximum, as a share of the stack's bright ones
+LEVEL = 0.5  # where a cell ends, between the background's brightness and that of its own middle
 VOXELS = 10  # a diameter; what is finer is averaged away
 
 
@@ -37,7 +38,9 @@ def propose_by_maxima(image: np.ndarray, voxel_size, diameter: float | None = No
     response = _gaussian(small, sigma) - _gaussian(small, STEP * sigma)
     window = 2 * np.round(0.3 * diameter / voxel).astype(int) + 1
     top = response == ndimage.maximum_filter(response, window)
-    seeds, n = ndimage.label(top & (response > NOISE * _noise(image, sigma * voxel / voxel_size)), np.ones((3,) * 3))
+    seeds, n = ndimage.label(
+        top & (response > NOISE * _noise(image, sigma * voxel / voxel_size)), np.ones((3,) * 3)
+    )
     height = ndimage.maximum(response, seeds, np.arange(1, n + 1))
     if n:
         seeds[np.isin(seeds, np.flatnonzero(height < DIM * np.percentile(height, 90)) + 1)] = 0
@@ -48,7 +51,7 @@ def propose_by_maxima(image: np.ndarray, voxel_size, diameter: float | None = No
         if not (seeds == i).any():
             continue
         middle = smooth[seeds == i].max()
-        parts = ndimage.label((basins == i) & (smooth > (background + middle) / 2))[0]
+        parts = ndimage.label((basins == i) & (smooth > background + LEVEL * (middle - background)))[0]
         own = parts == parts[seeds == i].max()
         where = ndimage.find_objects(own.astype(int))[0]
         boxes.append([s.start for s in where] + [s.stop for s in where])
@@ -105,5 +108,7 @@ def _noise(image, sigma) -> float:
     second = image[..., 2:] - 2 * image[..., 1:-1] + image[..., :-2]
     own = 1.4826 * np.median(np.abs(second)) / np.sqrt(6)
     a, b = np.asarray(sigma), STEP * np.asarray(sigma)
-    aa, bb, ab = (np.minimum(1, (2 * np.pi * (p**2 + q**2)) ** -0.5).prod() for p, q in ((a, a), (b, b), (a, b)))
+    aa, bb, ab = (
+        np.minimum(1, (2 * np.pi * (p**2 + q**2)) ** -0.5).prod() for p, q in ((a, a), (b, b), (a, b))
+    )
     return float(own * np.sqrt(max(aa + bb - 2 * ab, 0)))

@@ -72,7 +72,10 @@ def propose_sequence(
     if by != MAXIMA:
         by, results = _run_or_results(by, sequence, score, device)
     again = set(proposed_frames(sequence))
-    drawn = [sequence.weak_boxes_path(t).is_file() or sequence.weak_masks_path(t).is_file() for t in sequence.frames]
+    drawn = [
+        sequence.weak_boxes_path(t).is_file() or sequence.weak_masks_path(t).is_file()
+        for t in sequence.frames
+    ]
     todo = [t for t, there in zip(sequence.frames, drawn, strict=True) if t in again or not there]
     numbers = {}
     for t in tqdm(todo, desc=f"proposing {sequence.name}", unit="stack", disable=not progress):
@@ -115,7 +118,9 @@ def _run_or_results(by, sequence, score, device):
     groups = find_results(Path(by))
     found = groups.get(sequence.name, groups.get(None))
     if found is None:
-        raise InputError(by, f"holds no result of {sequence.path}", f"give the folder that holds {sequence.name}_RES")
+        raise InputError(
+            by, f"holds no result of {sequence.path}", f"give the folder that holds {sequence.name}_RES"
+        )
     return None, found
 
 
@@ -127,7 +132,9 @@ def _annotation(ids, boxes, shape, has_mask=None, masks=None) -> WeakAnnotation:
     has_mask = np.zeros(len(boxes), bool) if has_mask is None else has_mask
     both = np.concatenate([low, high], 1).astype(np.float32)
     classes = np.full(len(boxes), CELL, np.int64)
-    return WeakAnnotation(np.asarray(ids, np.int64), both, classes, has_mask, masks if has_mask.any() else None)
+    return WeakAnnotation(
+        np.asarray(ids, np.int64), both, classes, has_mask, masks if has_mask.any() else None
+    )
 
 
 def _write(sequence, t, annotation, voxel_size):

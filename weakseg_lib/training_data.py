@@ -108,8 +108,12 @@ class TrainingData:
 def _warn_of_proposals(sequences):
     for sequence in sequences:
         if frames := proposed_frames(sequence):
-            text = f"{sequence.weak_path}: the boxes of {len(frames)} stacks are proposals that nobody looked at"
-            warnings.warn(f"{text} (frames {', '.join(map(str, frames[:10]))}): correct them first", stacklevel=5)
+            text = (
+                f"{sequence.weak_path}: the boxes of {len(frames)} stacks are proposals that nobody looked at"
+            )
+            warnings.warn(
+                f"{text} (frames {', '.join(map(str, frames[:10]))}): correct them first", stacklevel=5
+            )
 
 
 def _check_classes(path, classes, config):

@@ -21,7 +21,9 @@ def proposed_frames(sequence) -> list[int]:
 
 def digest(boxes: Path, masks: Path) -> str:
     """Changes with a table of boxes and with the masks that go with it, there or not."""
-    return hashlib.sha256(b"".join(f.read_bytes() if f.is_file() else b"-" for f in (boxes, masks))).hexdigest()
+    return hashlib.sha256(
+        b"".join(f.read_bytes() if f.is_file() else b"-" for f in (boxes, masks))
+    ).hexdigest()
 
 
 def marked(sequence, t: int, value: str | None) -> dict[str, str]:
