@@ -1,15 +1,15 @@
 """Which cells to mask next: the ways of weakseg_lib.rank against a random choice of the same number of masks.
 
-    python benchmarks/which_to_mask.py hl60 DATA --out FOLDER [--steps 150] [--start 1] [--add 1] [--seeds 5] [--only WAY ...]
-    python benchmarks/which_to_mask.py embryos DATA --out FOLDER ...
+    python benchmarks/which_to_mask.py {hl60,embryos} DATA --out FOLDER
+        [--steps 150] [--start 1] [--add 1] [--seeds 5] [--only ARM ...]
 
-hl60: DATA of `weakseg simulate hl60 DATA --stacks 12`; stacks spread over the first half of both groups teach, over the
-second half test. embryos: DATA of data_scripts/fetch_bbbc050.py (real); Emb01-Emb08 teach, Emb09-Emb11 test.
+hl60: DATA of `weakseg simulate hl60 DATA --stacks 12`; stacks spread over the first half of both groups teach, over
+the second half test. embryos: DATA of data_scripts/fetch_bbbc050.py (real); Emb01-Emb08 teach, Emb09-Emb11 test.
 
-For every seed a network learns from all boxes and --start masks a stack, chosen by chance ("start"). By what it says, each
-way adds --add masks a stack on average, wherever it likes, and a network is trained anew from the same seed on these; "all"
-has every mask: more than that no choice can teach. All are scored on the unseen stacks. What is done is not done again, so
-it may be stopped at any time. Writes results/which_to_mask_NAME.json and .md beside itself.
+For every seed a network learns from all boxes and --start masks a stack, chosen by chance ("start"). By what it says,
+each way adds --add masks a stack on average, wherever it likes, and a network is trained anew from the same seed on
+these; "all" has every mask: more than that no choice can teach. All are scored on the unseen stacks. What is done is
+not done again, so it may be stopped at any time. Writes results/which_to_mask_NAME.json and .md beside itself.
 """
 
 import argparse
@@ -35,7 +35,9 @@ from weakseg_lib.train import fit
 TRAIN, TEST = 4, 4  # stacks of each sequence, at most
 DATA = {"hl60": "HL60, laptop size (simulated by us)", "embryos": "BBBC050, real embryos"}
 MEASURES = ("mask_iou", "segmentation_f1", "object_f1", "ctc_seg", "detection_f1")
-EXPLAINED = "mask_iou: mean IoU of the masks predicted in the true boxes with the true masks, which detection has no part in."
+EXPLAINED = (
+    "mask_iou: mean IoU of true masks with those predicted in the true boxes; detection has no part in it."
+)
 ARMS = ("start", *WAYS, "all")
 
 
@@ -88,8 +90,10 @@ def first_masks(sequences, number, seed) -> dict:
     return chosen
 
 
-def more_masks(run, linked, masked, number, seed) -> dict:
-    """{way: {(sequence, frame): ids}}: those of `masked` and the `number` best cells of each way."""
+def more_masks(run, linked, masked, number, seed, kept: Path) -> dict:
+    """{way: {(sequence, frame): ids}}: those of `masked` and the `number` best cells of each way; kept as a file."""
+    if kept.is_file():
+        return {way: dict(zip(masked, ids.values(), strict=True)) for way, ids in read_json(kept).items()}
     looked, stacks = [], list(masked)
     for i, (n, t) in enumerate(stacks):
         stack = linked[n].read(t)
@@ -103,6 +107,7 @@ def more_masks(run, linked, masked, number, seed) -> dict:
             key: np.append(ids, cells.ids[best[cells.stack[best] == i]])
             for i, (key, ids) in enumerate(masked.items())
         }
+    write_json(kept, {w: {f"{n}/{t}": ids.tolist() for (n, t), ids in c.items()} for w, c in chosen.items()})
     return chosen
 
 
@@ -219,7 +224,9 @@ def main():
             load_run(out / f"runs/start_seed{seed}"),
             annotated(train, out / f"annotated/start_seed{seed}", masked),
         )
-        chosen = more_masks(run, linked, masked, options.add * len(masked), seed)
+        chosen = more_masks(
+            run, linked, masked, options.add * len(masked), seed, out / f"chosen/seed{seed}.json"
+        )
         chosen["all"] = {(n, t): annotate(train[n].read_labels(t), 0, 0).ids for n, t in masked}
         for arm in options.only:
             one = (
