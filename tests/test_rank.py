@@ -1,4 +1,4 @@
-"""Which cells to mask next: planted cases, in which a network made by hand is unsure of one cell, or has not seen one."""
+"""Which cells to mask next: planted cases, a network made by hand that is unsure of one cell, or has not seen one."""
 
 from dataclasses import replace
 
