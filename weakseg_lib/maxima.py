@@ -15,6 +15,7 @@ NOISE = 6.0  # least height of a maximum, in standard deviations of the noise th
 DIM = 0.2  # least height of a maximum, as a share of the stack's bright ones
 LEVEL = 0.5  # where a cell ends, between the background's brightness and that of its own middle
 VOXELS = 10  # a diameter; what is finer is averaged away
+MOST = 2e6  # voxels that the search for the diameter looks at: more are averaged
 
 
 def propose_by_maxima(image: np.ndarray, voxel_size, diameter: float | None = None) -> np.ndarray:
@@ -38,35 +39,43 @@ def propose_by_maxima(image: np.ndarray, voxel_size, diameter: float | None = No
     response = _gaussian(small, sigma) - _gaussian(small, STEP * sigma)
     window = 2 * np.round(0.3 * diameter / voxel).astype(int) + 1
     top = response == ndimage.maximum_filter(response, window)
-    seeds, n = ndimage.label(
-        top & (response > NOISE * _noise(image, sigma * voxel / voxel_size)), np.ones((3,) * 3)
-    )
+    least = max(
+        NOISE * _noise(image, sigma * voxel / voxel_size), 1e-4 * response.max()
+    )  # or rounding, without noise
+    seeds, n = ndimage.label(top & (response > least), np.ones((3, 3, 3)))
     height = ndimage.maximum(response, seeds, np.arange(1, n + 1))
-    if n:
-        seeds[np.isin(seeds, np.flatnonzero(height < DIM * np.percentile(height, 90)) + 1)] = 0
+    if not n:
+        return np.zeros((0, 6))
+    seeds[np.isin(seeds, np.flatnonzero(height < DIM * np.percentile(height, 90)) + 1)] = 0
     smooth = _gaussian(small, diameter / 12 / voxel)
-    basins = watershed(-smooth, seeds)
-    boxes, background = [], np.percentile(smooth, 20)
-    for i in 1 + np.argsort(-height):
-        if not (seeds == i).any():
+    background, basins = np.percentile(smooth, 20), watershed(-smooth, seeds)
+    boxes = {}
+    for i, where in enumerate(ndimage.find_objects(basins), 1):
+        if where is None:
             continue
-        middle = smooth[seeds == i].max()
-        parts = ndimage.label((basins == i) & (smooth > background + LEVEL * (middle - background)))[0]
-        own = parts == parts[seeds == i].max()
-        where = ndimage.find_objects(own.astype(int))[0]
-        boxes.append([s.start for s in where] + [s.stop for s in where])
-    return np.array(boxes, float).reshape(-1, 6) * np.tile(voxel / voxel_size, 2)
+        seed, around = seeds[where] == i, smooth[where]
+        middle = around[seed].max()
+        bright = around > background + LEVEL * (middle - background)
+        parts = ndimage.label(bright & (basins[where] == i))[0]
+        if own := parts[seed].max():  # 0 where the maximum is darker than the background
+            inside = np.argwhere(parts == own)
+            box = np.concatenate([inside.min(0), inside.max(0) + 1])
+            boxes[i] = box + np.tile([side.start for side in where], 2)
+    order = sorted(boxes, key=lambda i: -height[i - 1])
+    return np.array([boxes[i] for i in order], float).reshape(-1, 6) * np.tile(voxel / voxel_size, 2)
 
 
 def blob_diameter(image: np.ndarray, voxel_size) -> float:
     """Diameter in um of the balls that the strongest blobs of a stack most resemble, at every scale that fits in.
 
     The median, weighted by strength and volume, of all blobs at least half as strong as the strongest: texture and
-    noise make many more blobs than cells do, but small ones.
+    noise make many more blobs than cells do, but small ones. Cells of less than a fortieth of the side of the field
+    are averaged away: of such, give the diameter.
     """
     voxel_size = np.asarray(voxel_size, float)
-    smallest = max(3 * voxel_size.min(), 2 * voxel_size.max())
-    largest = max(voxel_size[1:] * image.shape[1:]) / 3
+    extent = voxel_size * image.shape
+    smallest = max(3 * voxel_size.min(), 2 * voxel_size.max(), 3 * (extent.prod() / MOST) ** (1 / 3))
+    largest = extent[1:].max() / 3
     small, voxel = _shrunk(image, voxel_size, smallest / 3)
     diameters = smallest * STEP ** np.arange(max(2, np.ceil(np.log(largest / smallest) / np.log(STEP))))
     blurred = _gaussian(small, diameters[0] / BLOB / np.sqrt(STEP) / voxel)
@@ -76,8 +85,8 @@ def blob_diameter(image: np.ndarray, voxel_size) -> float:
         responses.append(blurred - wider)
         blurred = wider
     response = np.stack(responses)
-    scale, *_ = np.nonzero((response == ndimage.maximum_filter(response, 3)) & (response > 0))
-    strength = response[(response == ndimage.maximum_filter(response, 3)) & (response > 0)]
+    blobs = np.nonzero((response == ndimage.maximum_filter(response, 3)) & (response > 0))
+    scale, strength = blobs[0], response[blobs]
     if not len(strength):
         return float(diameters[-1])
     strong = strength > 0.5 * np.median(np.sort(strength)[-10:])
@@ -104,7 +113,7 @@ def _noise(image, sigma) -> float:
     prod 1 / sqrt(2 pi (a^2 + b^2)), which gives the norm of their difference; an axis of less than a voxel lets all
     pass.
     """
-    image = image.astype(np.float32)
+    image = image[:: max(1, len(image) // 32)].astype(np.float32)
     second = image[..., 2:] - 2 * image[..., 1:-1] + image[..., :-2]
     own = 1.4826 * np.median(np.abs(second)) / np.sqrt(6)
     a, b = np.asarray(sigma), STEP * np.asarray(sigma)
