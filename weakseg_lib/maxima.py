@@ -1,4 +1,4 @@
-"""Boxes without any training: smoothed maxima are cells, and each reaches to half of its height.
+"""Boxes without any training: smoothed maxima are cells, and each reaches down to near half of its height.
 
 The blob detector of scale space (Lindeberg, IJCV 1998), in micrometres, so that voxels need not be cubes.
 """
@@ -11,9 +11,9 @@ from weakseg_lib.errors import InputError
 
 BLOB = 2 * np.sqrt(3)  # diameter of a ball over the sigma at which its scale-normalised response is largest
 STEP = 1.25  # between one scale and the next
-NOISE = 6.0  # least height of a maximum, in standard deviations of the noise that passes the filter
+NOISE = 8.0  # least height of a maximum, in standard deviations of the noise that passes the filter
 DIM = 0.2  # least height of a maximum, as a share of the stack's bright ones
-LEVEL = 0.5  # where a cell ends, between the background's brightness and that of its own middle
+LEVEL = 0.4  # where a cell ends, between the background's brightness (0) and that of its own middle (1)
 VOXELS = 10  # a diameter; what is finer is averaged away
 MOST = 2e6  # voxels that the search for the diameter looks at: more are averaged
 
@@ -24,7 +24,7 @@ def propose_by_maxima(image: np.ndarray, voxel_size, diameter: float | None = No
     voxel_size: (z, y, x) um. diameter: of a cell, in um; by default that of the stack's strongest blobs.
 
     A difference of two Gaussians answers to blobs of one size. Its maxima are seeds; a watershed gives each the
-    voxels around it, and of these a cell keeps what is brighter than half way between background and its own middle.
+    voxels around it, and of these a cell keeps what is brighter than LEVEL between background and its own middle.
     Noise is taken to differ from voxel to voxel. Raises InputError where scikit-image is not installed.
     """
     try:
