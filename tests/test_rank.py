@@ -26,7 +26,7 @@ class ByBrightness(torch.nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.config, self.stride, self.halo = config, 2, (4, 4, 4)
+        self.config, self.stride, self.halo = config, 2, (8, 8, 8)
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
     def backbone(self, image):
