@@ -91,10 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--number", type=int, default=10, help="how many (default 10)")
     command.add_argument(
         "--by",
-        choices=["random", "both", "disagreement", "difference"],
-        default="random",
-        help="random (default: see benchmarks/results/which_to_mask), disagreement of the masks of mirrored "
-        "and noisy views, difference from the masked cells, or both",
+        metavar="WAY",
+        help="random (default: benchmarks/results/which_to_mask), disagreement of the masks of mirrored and noisy "
+        "views, difference from the masked cells, or both",
     )
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--json", metavar="FILE", help="also write all of them to FILE")
@@ -335,29 +334,23 @@ def _propose(options):
         empty = [t for t, number in numbers.items() if not number]
         kept = len(sequence.frames) - len(numbers)
         print(
-            f"wrote {sequence.weak_path}: {sum(numbers.values())} boxes to correct "
-            f"in {len(numbers) - len(empty)} stacks"
-            + (f"; {kept} have annotation already, or no result, and are as they were" if kept else "")
+            f"{sequence.weak_path}: {sum(numbers.values())} boxes to correct in {len(numbers) - len(empty)} stacks"
+            + (f"; {kept} stacks have annotation, or no result, and are as they were" if kept else "")
         )
         if empty:
-            warnings.warn(
-                f"{sequence.path}: nothing was found in frames {', '.join(map(str, empty))}, so nothing is written for "
-                "them; draw their boxes, or give another --by or --diameter",
-                stacklevel=2,
-            )
+            found = f"{sequence.path}: nothing was found in frames {', '.join(map(str, empty))}, nothing is written"
+            warnings.warn(f"{found}; draw their boxes, or try another --by or --diameter", stacklevel=2)
 
 
 def _rank(options):
     from weakseg_lib.data.files import write_json
-    from weakseg_lib.rank import rank_sequence
+    from weakseg_lib.rank import DEFAULT, rank_sequence
     from weakseg_lib.runs import load_run
 
     run = load_run(options.trained, options.device)
-    number = _positive("--number", options.number)
-    ranked = rank_sequence(
-        run, options.sequence, options.by, seed=options.seed, voxel_size=options.voxel_size
-    )
-    print(f"{len(ranked)} cells without a mask, by {options.by}")
+    number, by = _positive("--number", options.number), options.by or DEFAULT
+    ranked = rank_sequence(run, options.sequence, by, seed=options.seed, voxel_size=options.voxel_size)
+    print(f"{len(ranked)} cells without a mask, first those to mask next ({by})")
     print("frame   id   middle (z, y, x)  score")
     for cell in ranked[:number]:
         middle = ", ".join(
@@ -365,4 +358,4 @@ def _rank(options):
         )
         print(f"{cell['frame']:5d} {cell['id']:4d}   {middle:16}  {cell['score']:.3f}")
     if options.json:
-        write_json(options.json, {"run": str(run.folder), "by": options.by, "cells": ranked})
+        write_json(options.json, {"run": str(run.folder), "by": by, "cells": ranked})
