@@ -94,6 +94,7 @@ def test_frames_without_annotation_get_marked_proposals(make_sequence):
     assert proposed_frames(sequence) == []
 
 
+@pytest.mark.filterwarnings("ignore:.*no instance has a mask")
 def test_fit_warns_of_proposals_that_nobody_looked_at(make_sequence, tiny):
     sequence = Sequence(make_sequence(frames=2, share=None))
     propose_sequence(sequence, progress=False)

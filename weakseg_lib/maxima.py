@@ -6,7 +6,7 @@ The blob detector of scale space (Lindeberg, IJCV 1998), in micrometres, so that
 import numpy as np
 from scipy import ndimage
 
-from weakseg_lib.data.prepare import resample, working_shape
+from weakseg_lib.data.prepare import mean_sides, resample, working_shape
 from weakseg_lib.errors import InputError
 
 BLOB = 2 * np.sqrt(3)  # diameter of a ball over the sigma at which its scale-normalised response is largest
@@ -14,6 +14,9 @@ STEP = 1.25  # between one scale and the next
 NOISE = 8.0  # least height of a maximum, in standard deviations of the noise that passes the filter
 DIM = 0.2  # least height of a maximum, as a share of the stack's bright ones
 LEVEL = 0.4  # where a cell ends, between the background's brightness (0) and that of its own middle (1)
+SMALL = (
+    0.4  # least mean side of a box, as a share of the diameter: where cells touch there are small maxima, too
+)
 VOXELS = 10  # a diameter; what is finer is averaged away
 MOST = 2e6  # voxels that the search for the diameter looks at: more are averaged
 
@@ -62,7 +65,8 @@ def propose_by_maxima(image: np.ndarray, voxel_size, diameter: float | None = No
             box = np.concatenate([inside.min(0), inside.max(0) + 1])
             boxes[i] = box + np.tile([side.start for side in where], 2)
     order = sorted(boxes, key=lambda i: -height[i - 1])
-    return np.array([boxes[i] for i in order], float).reshape(-1, 6) * np.tile(voxel / voxel_size, 2)
+    found = np.array([boxes[i] for i in order], float).reshape(-1, 6)
+    return found[mean_sides(found, voxel) >= SMALL * diameter] * np.tile(voxel / voxel_size, 2)
 
 
 def blob_diameter(image: np.ndarray, voxel_size) -> float:
