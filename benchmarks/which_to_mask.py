@@ -28,7 +28,7 @@ from weakseg_lib.data.stacks import Sequence
 from weakseg_lib.evaluation import evaluate
 from weakseg_lib.measures import count_overlaps
 from weakseg_lib.prediction import Detections, paste, predict, working_image
-from weakseg_lib.rank import WAYS, Cells, look_at_cells, scores_of, views_of_cells
+from weakseg_lib.rank import WAYS, Cells, choose, look_at_cells, views_of_cells
 from weakseg_lib.runs import RUN, load_run
 from weakseg_lib.train import fit
 
@@ -91,7 +91,7 @@ def first_masks(sequences, number, seed) -> dict:
 
 
 def more_masks(run, linked, masked, number, seed, kept: Path) -> dict:
-    """{way: {(sequence, frame): ids}}: those of `masked` and the `number` best cells of each way; kept as a file."""
+    """{way: {(sequence, frame): ids}}: those of `masked` and `number` more of each way; kept as a file."""
     if kept.is_file():
         return {way: dict(zip(masked, ids.values(), strict=True)) for way, ids in read_json(kept).items()}
     looked, stacks = [], list(masked)
@@ -102,7 +102,7 @@ def more_masks(run, linked, masked, number, seed, kept: Path) -> dict:
         looked.append(look_at_cells(run, stack, known, number=i, by="both", seed=seed))
     cells, chosen = Cells.joined(looked), {}
     for way in WAYS:
-        best = np.argsort(-scores_of(cells, way, seed), kind="stable")[:number]
+        best, _ = choose(cells, way, number, seed)
         chosen[way] = {
             key: np.append(ids, cells.ids[best[cells.stack[best] == i]])
             for i, (key, ids) in enumerate(masked.items())
@@ -135,11 +135,10 @@ def mask_ious(run, stack) -> np.ndarray:
         (true.boxes * np.tile(scale, 2)).astype(np.float32), np.ones(len(masks)), true.classes, masks
     )
     labels = paste(given, stack.labels.shape, scale, config.roi_margin, run.info["mask_level"])
-    overlaps = count_overlaps(labels, stack.labels)
-    pairs = np.zeros(len(true.ids))
-    for row, number in enumerate(overlaps.predicted_ids):
-        pairs[number - 1] = overlaps.iou[row, number - 1]
-    return pairs
+    overlaps, own = count_overlaps(labels, stack.labels), np.zeros(len(true.ids))
+    cells = overlaps.predicted_ids - 1  # those whose mask is not empty; label i + 1 is cell i
+    own[cells] = overlaps.iou[np.arange(len(cells)), cells]
+    return own
 
 
 def trial(name, sequences, masked, test, out: Path, config, seed) -> dict:

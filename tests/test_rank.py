@@ -10,7 +10,7 @@ from weakseg_lib.data.files import read_json
 from weakseg_lib.data.stacks import Sequence, Stack
 from weakseg_lib.data.weak_files import WeakAnnotation, read_weak
 from weakseg_lib.ops.roi_align import roi_align_3d
-from weakseg_lib.rank import WAYS, disagreement, look_at_cells, rank_for_masks, rank_sequence
+from weakseg_lib.rank import WAYS, Cells, choose, disagreement, look_at_cells, rank_for_masks, rank_sequence
 from weakseg_lib.runs import Run
 
 VOXEL = (0.5, 0.5, 0.5)
@@ -119,6 +119,14 @@ def test_a_random_choice_depends_on_the_seed_alone(run):
     assert {order[0] for order in orders} == set(annotation.ids)
 
 
+def test_a_cell_like_the_one_just_chosen_waits():
+    features = np.array([[0.0], [9.0], [9.0], [5.0]])
+    cells = Cells(np.zeros(4), np.arange(4), np.array([True, False, False, False]), np.zeros(4), features)
+    assert choose(cells, "difference", 9)[0].tolist() == [1, 3, 2]
+    assert choose(cells, "difference", 1)[0].tolist() == [1]
+    assert set(choose(cells, "random", 2, seed=1)[0]) < {1, 2, 3}
+
+
 def test_what_cannot_rank(run, refused):
     stack, annotation = four_cells([1.0, 0.5, 4.0, 1.0])
     untaught = Run(run.folder, run.config, run.info | {"has_masks": False}, run.network)
@@ -134,7 +142,9 @@ def test_what_cannot_rank(run, refused):
 
 def test_command_ranks_the_cells_of_all_frames(trained, call, capsys, tmp_path, fails, make_sequence):
     folder, path = trained
-    assert call("rank", folder, path, "--by", "both", "--json", tmp_path / "r.json", "--device", "cpu") == (
+    assert call(
+        "rank", folder, path, "--by", "both", "--number", 99, "--json", tmp_path / "r.json", "--device", "cpu"
+    ) == (
         0,
         [],
     )
@@ -147,7 +157,6 @@ def test_command_ranks_the_cells_of_all_frames(trained, call, capsys, tmp_path, 
         for i in a.ids[~a.has_mask]
     }
     assert {(c["frame"], c["id"]) for c in found} == unmasked and len(found) == len(unmasked)
-    assert [c["score"] for c in found] == sorted((c["score"] for c in found), reverse=True)
     assert "no boxes" in fails("rank", folder, make_sequence("bare", share=None))
 
 
@@ -156,5 +165,5 @@ def test_frames_without_cells_are_passed_over(run, make_sequence):
     table = sequence.weak_boxes_path(1)
     table.write_text(table.read_text().splitlines()[0] + "\n")
     sequence.weak_masks_path(1).unlink()
-    found = rank_sequence(run, sequence, "both", progress=False)
+    found = rank_sequence(run, sequence, 99, "both", progress=False)
     assert found and {c["frame"] for c in found} == {0}

@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         "views, difference from the masked cells, or both",
     )
     command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--json", metavar="FILE", help="also write all of them to FILE")
+    command.add_argument("--json", metavar="FILE", help="also write them to FILE")
     _add_device(command)
     _add_voxel_size(command)
 
@@ -349,10 +349,12 @@ def _rank(options):
 
     run = load_run(options.trained, options.device)
     number, by = _positive("--number", options.number), options.by or DEFAULT
-    ranked = rank_sequence(run, options.sequence, by, seed=options.seed, voxel_size=options.voxel_size)
-    print(f"{len(ranked)} cells without a mask, first those to mask next ({by})")
+    ranked = rank_sequence(
+        run, options.sequence, number, by, seed=options.seed, voxel_size=options.voxel_size
+    )
+    print(f"the {len(ranked)} cells to mask next ({by})")
     print("frame   id   middle (z, y, x)  score")
-    for cell in ranked[:number]:
+    for cell in ranked:
         middle = ", ".join(
             f"{(a + b) / 2:.0f}" for a, b in zip(cell["box"][:3], cell["box"][3:], strict=True)
         )

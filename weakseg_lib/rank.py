@@ -5,7 +5,7 @@ and noisy views as the committee; difference is the distance to what is known, a
 Savarese, ICLR 2018). benchmarks/which_to_mask.py compares them with a random choice.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -74,10 +74,17 @@ def rank_for_masks(
 
 
 def rank_sequence(
-    run: Run, sequence, by: str = DEFAULT, *, seed: int = 0, voxel_size=None, progress: bool = True
+    run: Run,
+    sequence,
+    number: int = 10,
+    by: str = DEFAULT,
+    *,
+    seed: int = 0,
+    voxel_size=None,
+    progress: bool = True,
 ) -> list[dict]:
-    """As `rank_for_masks`, over all annotated frames of a sequence together: a cell differs or not from the masked ones
-    of every stack. One dict a cell, best first: frame, id, box (six numbers, voxels), score."""
+    """`choose` among the cells of all annotated frames of a sequence, by what is masked in any of them. One dict a
+    cell, the first to mask first: frame, id, box (six numbers, voxels), score."""
     sequence = sequence if isinstance(sequence, Sequence) else Sequence(sequence)
     frames = [t for t in sequence.frames if sequence.weak_boxes_path(t).is_file()]
     if not frames:
@@ -92,16 +99,14 @@ def rank_sequence(
     if not looked:
         return []
     cells = Cells.joined(looked)
-    scores = scores_of(cells, by, seed)
-    open_ = np.flatnonzero(~cells.has_mask)
     return [
         {
             "frame": int(cells.stack[i]),
             "id": int(cells.ids[i]),
             "box": boxes[i],
-            "score": round(float(scores[i]), 4),
+            "score": round(float(score), 4),
         }
-        for i in open_[np.argsort(-scores[open_], kind="stable")]
+        for i, score in zip(*choose(cells, by, number, seed), strict=True)
     ]
 
 
@@ -119,6 +124,18 @@ def scores_of(cells: Cells, by: str, seed: int = 0) -> np.ndarray:
     if open_.any():
         scores[open_] = np.mean([rankdata(part) for part in parts[by]()], 0) / open_.sum()
     return scores
+
+
+def choose(cells: Cells, by: str, number: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Up to `number` cells one after the other, as indices, each with its score when chosen: one that is chosen counts
+    as masked for the next, so that a cell seen in two frames is not asked for twice."""
+    has_mask, chosen = cells.has_mask.copy(), []
+    for _ in range(min(number, np.count_nonzero(~has_mask))):
+        scores = scores_of(replace(cells, has_mask=has_mask), by, seed)
+        best = int(np.argmax(np.where(has_mask, -1, scores)))
+        chosen.append((best, scores[best]))
+        has_mask[best] = True
+    return np.array([i for i, _ in chosen], int), np.array([score for _, score in chosen])
 
 
 def difference(features: np.ndarray, has_mask: np.ndarray) -> np.ndarray:
