@@ -2,6 +2,7 @@
 
     python benchmarks/proposals.py NAME=SEQ[,SEQ...] ... [--by maxima hl60] [--stacks 3]
 
+Data here: `weakseg simulate hl60 DIR --stacks 3 --seed 101`, celegans likewise, and data_scripts/fetch_bbbc050.py.
 NAME says in the table what the stacks are, simulated or real; SEQ is a sequence folder with full labels, of which the
 first `--stacks` are taken. Writes results/proposals.json and .md beside itself; other rows of them stay.
 """
