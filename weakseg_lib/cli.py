@@ -1,4 +1,4 @@
-"""The command `weakseg`: simulate, annotate, fit, predict, evaluate.
+"""The command `weakseg`: simulate, annotate, propose, fit, rank, predict, evaluate.
 
 Exit status 0 when done, 2 with one line on stderr for a user's mistake, 130 when interrupted.
 """
@@ -69,6 +69,36 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--overwrite", action="store_true", help="replace annotation that was drawn by hand")
+
+    command = _add(commands, "propose", _propose, "write boxes to be corrected: NAME/01_WEAK")
+    command.add_argument("sequences", nargs="+", metavar="SEQ", help="sequence folder, NAME/01")
+    command.add_argument(
+        "--by",
+        default="maxima",
+        metavar="maxima|hl60|RUN|RESULT",
+        help="smoothed maxima (default), weights, or a folder of results, whose masks come along",
+    )
+    command.add_argument("--diameter", type=float, metavar="UM", help="maxima: of a cell (default: measured)")
+    command.add_argument("--score", type=float, help="weights: least score of a cell, 0 to 1")
+    _add_device(command)
+    _add_voxel_size(command)
+
+    command = _add(commands, "rank", _rank, "say which cells to mask next")
+    command.add_argument(
+        "trained", metavar="RUN", help="run folder of a `weakseg fit` on boxes and some masks"
+    )
+    command.add_argument("sequence", metavar="SEQ", help="sequence folder with its SEQ_WEAK beside it")
+    command.add_argument("--number", type=int, default=10, help="how many (default 10)")
+    command.add_argument(
+        "--by",
+        metavar="WAY",
+        help="random (default: benchmarks/results/which_to_mask), disagreement of the masks of mirrored and noisy "
+        "views, difference from the masked cells, or both",
+    )
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--json", metavar="FILE", help="also write them to FILE")
+    _add_device(command)
+    _add_voxel_size(command)
 
     command = _add(commands, "fit", _fit, "train on weakly annotated sequences")
     command.add_argument(
@@ -335,3 +365,49 @@ def _export(options):
     forms = FORMS if options.form == "all" else (options.form,)
     written = export(options.result, options.to, options.images, forms, options.voxel_size)
     print(f"wrote {', '.join(map(str, written))}")
+
+
+def _propose(options):
+    from weakseg_lib.data.stacks import Sequence
+    from weakseg_lib.propose import propose_sequence
+
+    for path in options.sequences:
+        sequence = Sequence(path)
+        numbers = propose_sequence(
+            sequence,
+            options.by,
+            options.diameter,
+            options.score,
+            device=options.device,
+            voxel_size=options.voxel_size,
+        )
+        empty = [t for t, number in numbers.items() if not number]
+        kept = len(sequence.frames) - len(numbers)
+        print(
+            f"{sequence.weak_path}: {sum(numbers.values())} boxes to correct in {len(numbers) - len(empty)} stacks"
+            + (f"; {kept} stacks have annotation, or no result, and are as they were" if kept else "")
+        )
+        if empty:
+            found = f"{sequence.path}: nothing was found in frames {', '.join(map(str, empty))}, nothing is written"
+            warnings.warn(f"{found}; draw their boxes, or try another --by or --diameter", stacklevel=2)
+
+
+def _rank(options):
+    from weakseg_lib.data.files import write_json
+    from weakseg_lib.rank import DEFAULT, rank_sequence
+    from weakseg_lib.runs import load_run
+
+    run = load_run(options.trained, options.device)
+    number, by = _positive("--number", options.number), options.by or DEFAULT
+    ranked = rank_sequence(
+        run, options.sequence, number, by, seed=options.seed, voxel_size=options.voxel_size
+    )
+    print(f"the {len(ranked)} cells to mask next ({by})")
+    print("frame   id   middle (z, y, x)  score")
+    for cell in ranked:
+        middle = ", ".join(
+            f"{(a + b) / 2:.0f}" for a, b in zip(cell["box"][:3], cell["box"][3:], strict=True)
+        )
+        print(f"{cell['frame']:5d} {cell['id']:4d}   {middle:16}  {cell['score']:.3f}")
+    if options.json:
+        write_json(options.json, {"run": str(run.folder), "by": by, "cells": ranked})

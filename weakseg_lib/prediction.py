@@ -175,7 +175,7 @@ def predict_stack(
     if run.config.method == "voxresnet":
         return predict_readings(run, stack, (reading,), score, progress)[reading]
     info = run.info
-    image, scale = _working_image(run, stack)
+    image, scale = working_image(run, stack)
     score = info["score_threshold"] if score is None else score
     overlap = info["nms_threshold"] if overlap is None else overlap
     found = detect_stack(run.network, image, score, overlap, info["has_masks"], progress)
@@ -189,7 +189,7 @@ def predict_stack(
     return Prediction(np.arange(1, len(boxes) + 1), boxes, found.scores, found.classes, labels)
 
 
-def _working_image(run: Run, stack: Stack) -> tuple[np.ndarray, np.ndarray]:
+def working_image(run: Run, stack: Stack) -> tuple[np.ndarray, np.ndarray]:
     """The normalised image in working voxels, and how many of these a voxel of the stack is, (3,)."""
     _check_scale(stack, run.info["working_voxel_um"])
     shape = working_shape(stack.image.shape, stack.voxel_size, run.info["working_voxel_um"])
@@ -201,7 +201,7 @@ def predict_readings(
 ) -> dict[str, Prediction]:
     """Segment one stack with a trained VoxResNet in each of some `readings`, after one pass of the network. The score
     of an instance is its mean probability of cell."""
-    image, scale = _working_image(run, stack)
+    image, scale = working_image(run, stack)
     probabilities = class_probabilities(run.network, image, progress)
     if stack.image.shape != image.shape:  # not labels are resampled, so that surfaces stay fine
         probabilities = np.stack([resample(p, stack.image.shape) for p in probabilities])

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from weakseg_lib.config import Config
 from weakseg_lib.data.annotation import WeakAnnotation, annotate, read_weak
 from weakseg_lib.data.prepare import PreparedStack, prepare, working_shape, working_voxel
+from weakseg_lib.data.proposed import proposed_frames
 from weakseg_lib.data.stacks import Sequence
 from weakseg_lib.data.voxel_classes import prepare_classes
 from weakseg_lib.errors import InputError
@@ -54,6 +55,8 @@ class TrainingData:
                 data.update(b"" if known is None else np.ascontiguousarray(known).tobytes())
             n_stacks += 1
             n_masks += int(annotation.has_mask.sum())
+        if not self.dense and self.masks is None:
+            _warn_of_proposals(self.sequences)
         sides = np.concatenate(sides)
         names = ", ".join(str(s.path) for s in self.sequences)
         if not len(sides):
@@ -100,6 +103,17 @@ class TrainingData:
     def _frames(self, what):
         pairs = [(sequence, t) for sequence in self.sequences for t in sequence.frames]
         return tqdm(pairs, desc=what, unit="stack", disable=not self.progress, leave=False)
+
+
+def _warn_of_proposals(sequences):
+    for sequence in sequences:
+        if frames := proposed_frames(sequence):
+            text = (
+                f"{sequence.weak_path}: the boxes of {len(frames)} stacks are proposals that nobody looked at"
+            )
+            warnings.warn(
+                f"{text} (frames {', '.join(map(str, frames[:10]))}): correct them first", stacklevel=5
+            )
 
 
 def _check_classes(path, classes, config):

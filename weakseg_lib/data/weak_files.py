@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from weakseg_lib.data.files import atomic_path
+from weakseg_lib.data.proposed import looked_at
 from weakseg_lib.data.stacks import read_labels, write_tiff
 from weakseg_lib.errors import InputError
 
@@ -31,11 +32,12 @@ def write_weak(sequence, t, annotation, voxel_size, masks_changed=True):
     """Write the weak annotation of frame `t` of a sequence: NAME/01_WEAK/boxes and, where any, mask.
 
     annotation: `WeakAnnotation`. voxel_size: (z, y, x) um for the masks' TIFF, or None. masks_changed: False where
-    the file has these masks already.
+    the file has these masks already. What was a proposal (`data.proposed`) is none any longer: who saves has looked.
     Raises InputError where it cannot be written; the earlier annotation is then whole.
     """
     paths = sequence.weak_boxes_path(t), sequence.weak_masks_path(t)
     write_weak_files(*paths, annotation, voxel_size, masks_changed)
+    looked_at(sequence, t)
 
 
 def read_weak(sequence, t, shape):
