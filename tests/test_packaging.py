@@ -90,10 +90,26 @@ def test_library_imports_nothing_that_it_does_not_ask_for():
             assert canonicalize_name(brought_by.get(name, name)) in requirements(), f"{path} imports {name}"
 
 
+def test_a_plain_installation_can_import_the_library():
+    """What a module imports at once must be of the plain installation; only what needs JupyterLab may ask for more."""
+    plain = {canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"]} | {"triton"}
+    for path in (ROOT / "weakseg_lib").rglob("*.py"):
+        if path.name in ("widgets.py", "lessons.py") or path.parent.name == "annotator":
+            continue
+        tree = ast.parse(path.read_text("utf-8"))
+        at_once = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        for name in imported_by(at_once) - sys.stdlib_module_names - {"weakseg_lib"}:
+            assert canonicalize_name({"skimage": "scikit-image"}.get(name, name)) in plain, f"{path}: {name}"
+
+
 def imported(path) -> set[str]:
     """The top-level names of the modules that a file imports, anywhere in it."""
+    return imported_by(ast.walk(ast.parse(path.read_text("utf-8"))))
+
+
+def imported_by(nodes) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from skimage.measure import regionprops_table
 from tqdm.auto import tqdm
 
 from weakseg_lib.data.files import atomic_path, check_result_folder
@@ -30,13 +31,7 @@ def measurements(labels, image=None, voxel_size=(1.0, 1.0, 1.0), boxes_table=Non
     Columns: id; volume_um3, volume_voxels; centroid_{z,y,x}_um and centroid_{z,y,x} in voxels (0 is the centre
     of the first voxel); intensity_mean, _min, _max; score; z0..x1, half-open, voxels. Measured by
     skimage.measure.regionprops_table. An id that the table lacks has the score NaN and its smallest box.
-    Raises InputError where scikit-image is not installed.
     """
-    try:
-        from skimage.measure import regionprops_table
-    except ImportError as error:
-        fix = 'run `pip install "weakseg_lib[notebooks]"`, or leave the table out with `--as`'
-        raise InputError(TABLE, "needs the scikit-image package, which is not installed", fix) from error
     wanted = ("label", "num_pixels", "centroid", "bbox") + (() if image is None else INTENSITY)
     found = regionprops_table(np.asarray(labels), image, properties=wanted)
     columns = {

@@ -5,6 +5,7 @@ The blob detector of scale space (Lindeberg, IJCV 1998), in micrometres, so that
 
 import numpy as np
 from scipy import ndimage
+from skimage.segmentation import watershed
 
 from weakseg_lib.data.prepare import mean_sides, resample, working_shape
 from weakseg_lib.errors import InputError
@@ -28,13 +29,8 @@ def propose_by_maxima(image: np.ndarray, voxel_size, diameter: float | None = No
 
     A difference of two Gaussians answers to blobs of one size. Its maxima are seeds; a watershed gives each the
     voxels around it, and of these a cell keeps what is brighter than LEVEL between background and its own middle.
-    Noise is taken to differ from voxel to voxel. Raises InputError where scikit-image is not installed.
+    Noise is taken to differ from voxel to voxel.
     """
-    try:
-        from skimage.segmentation import watershed
-    except ImportError as error:
-        fix = 'run `pip install "weakseg_lib[notebooks]"`, or propose by weights, `--by hl60`'
-        raise InputError("--by maxima", "needs scikit-image, which is not installed", fix) from error
     voxel_size = np.asarray(voxel_size, float)
     diameter = diameter or blob_diameter(image, voxel_size)
     small, voxel = _shrunk(image, voxel_size, diameter / VOXELS)
