@@ -32,7 +32,7 @@ def atomic_path(path):
     except BaseException as error:
         _remove(tmp)
         if isinstance(error, OSError) and _is_about_writing(error, path, tmp):
-            raise _writing_error(error, path) from error
+            raise writing_error(error, path) from error
         raise
 
 
@@ -72,7 +72,7 @@ def atomic_paths(*paths):
             else:
                 _remove(path)
         if isinstance(error, OSError):
-            raise _writing_error(error, paths[replaced]) from error
+            raise writing_error(error, paths[replaced]) from error
         final = {str(tmp): path for tmp, path in zip(new, paths, strict=True)}
         if isinstance(error, InputError) and error.where in final:
             raise InputError(final[error.where], error.problem, error.fix) from error
@@ -119,7 +119,8 @@ def _is_about_writing(error, path, tmp):
     return error.filename is None or str(error.filename) in names
 
 
-def _writing_error(error, path):
+def writing_error(error, path):
+    """The InputError that says what an OSError in writing `path` means."""
     # numpy's tofile gives no errno, only a count of what it could not write.
     cut_short = error.errno is None and "requested and" in str(error)
     if error.errno in DISK_FULL or cut_short:

@@ -1,4 +1,4 @@
-"""Reading OME-Zarr images (versions 0.4 and 0.5), full resolution only. Needs the optional zarr package."""
+"""OME-Zarr images (versions 0.4 and 0.5), full resolution only, whole or piece by piece. Needs the zarr package."""
 
 from pathlib import Path
 
@@ -17,13 +17,44 @@ def is_zarr(path):
     return path.suffix == ".zarr" or any((path / name).is_file() for name in MARKERS)
 
 
+class ZarrVolume:
+    """One 3D stack in an OME-Zarr: `volume[z0:z1, y0:y1, x0:x1]` reads that part alone, as an array.
+
+    Attributes: shape (D, H, W), dtype, version ("0.4" or "0.5"). Raises InputError where the data are damaged.
+    """
+
+    def __init__(self, path, array, index, version):
+        self._path, self._array, self._index = path, array, index
+        self.shape = tuple(n for n, i in zip(array.shape, index, strict=True) if i == slice(None))
+        self.dtype, self.version = array.dtype, version
+
+    def __getitem__(self, part):
+        part = iter(part)
+        index = tuple(next(part) if i == slice(None) else i for i in self._index)
+        try:
+            found = np.asarray(self._array[index])
+        except Exception as error:
+            fix = "copy or export it again"
+            raise InputError(self._path, f"is damaged or incomplete ({error})", fix) from error
+        return found.astype(found.dtype.newbyteorder("="), copy=False)
+
+
 def read_ome_zarr(path, frame=None):
     """Return an OME-Zarr's full-resolution volume, (D, H, W), and its voxel size, (z, y, x) um or None.
 
+    Arguments and errors as of `open_ome_zarr`; InputError also where the data are damaged.
+    """
+    volume, voxel_size = open_ome_zarr(path, frame)
+    return volume[(slice(None),) * 3], voxel_size
+
+
+def open_ome_zarr(path, frame=None):
+    """Return an OME-Zarr's full resolution as a `ZarrVolume`, and its voxel size, (z, y, x) um or None.
+
     path: the folder that holds the multiscales metadata. frame: which time point, where there are several.
 
-    Raises InputError where zarr is not installed, the folder is no OME-Zarr image or not one 3D stack, or its
-    data are damaged. Follows the metadata of https://ngff.openmicroscopy.org, versions 0.4 and 0.5.
+    Raises InputError where zarr is not installed, or the folder is no OME-Zarr image or not one 3D stack.
+    Follows the metadata of https://ngff.openmicroscopy.org, versions 0.4 and 0.5.
     """
     path = Path(path)
     try:
@@ -50,11 +81,29 @@ def read_ome_zarr(path, frame=None):
             path, f"has OME-Zarr metadata that cannot be used ({error!r})", EXPORT_AGAIN
         ) from error
     index = choose_volume(axes, array.shape, path, frame)
-    try:
-        volume = np.asarray(array[index])
-    except Exception as error:
-        raise InputError(path, f"is damaged or incomplete ({error})", "copy or export it again") from error
-    return volume.astype(volume.dtype.newbyteorder("="), copy=False), _voxel_size(axes, units, scale)
+    version = "0.5" if "ome" in attributes else "0.4"
+    return ZarrVolume(path, array, index, version), _voxel_size(axes, units, scale)
+
+
+def create_ome_zarr(path, shape, chunks, dtype, voxel_size, version="0.5"):
+    """Make an OME-Zarr label image of zeros, (D, H, W), and return its array, to be written chunk by chunk.
+
+    What is at `path` already is replaced. voxel_size: (z, y, x) um. version: of OME-Zarr, "0.4" or "0.5".
+    """
+    import zarr
+
+    group = zarr.open_group(path, mode="w", zarr_format=3 if version == "0.5" else 2)
+    keys = None if version == "0.5" else {"name": "v2", "separator": "/"}
+    array = group.create_array("0", shape=shape, chunks=chunks, dtype=dtype, chunk_key_encoding=keys)
+    scale = [{"type": "scale", "scale": [float(size) for size in voxel_size]}]
+    axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "zyx"]
+    multiscale = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}
+    if version == "0.5":
+        group.attrs["ome"] = {"version": version, "multiscales": [multiscale], "image-label": {}}
+    else:
+        group.attrs["multiscales"] = [{"version": version} | multiscale]
+        group.attrs["image-label"] = {"version": version}
+    return array
 
 
 def _axes(multiscale, ndim):
