@@ -9,6 +9,7 @@ from weakseg_lib.errors import InputError
 
 MANY = 8  # stacks for which workers are worth the seconds that they take to start
 WORKER_MEMORY = 2**31  # bytes that a worker on this machine should find
+PATIENCE = "20s"  # for a scheduler to answer
 
 
 @contextmanager
@@ -37,7 +38,7 @@ def connect(scheduler=None, workers=0, stacks: int = 1, device: str = "auto"):
         workers = max(1, min(CPU_COUNT, stacks, MEMORY_LIMIT // WORKER_MEMORY)) if worth_it else 0
     if scheduler not in (None, "local"):
         try:
-            client = Client(scheduler, timeout="30s", set_as_default=False)
+            client = Client(scheduler, timeout=PATIENCE, set_as_default=False)
         except (OSError, ValueError) as error:
             fix = "start one with `dask scheduler`, or check the address"
             raise InputError(f"--scheduler {scheduler}", "no Dask scheduler answers there", fix) from error
