@@ -83,7 +83,7 @@ def each(client, function, run, tasks, *, desc, unit, where, progress=True, done
         futures = client.map(_attempt, tasks, function=function, run=run, pure=False)
         numbers = {future.key: number for number, future in enumerate(futures)}
         wrong = []
-        for future in as_completed(futures):
+        for future in as_completed(futures, loop=client.loop):
             number = numbers[future.key]
             try:
                 result = future.result()

@@ -254,7 +254,7 @@ def predict(
         shared = run if client is None else client.submit(load_run, name, device, pure=False)
         work = partial(_predict_job, options=options, reading=reading, progress=progress and client is None)
         tasks = whole if client is None else [job.absolute() for job in whole]
-        bar = {"desc": "segmenting", "unit": "stack", "progress": progress, "done": len(done)}
+        bar = {"desc": "segmenting", "unit": "stack", "progress": progress and bool(whole), "done": len(done)}
         for n, number in each(client, work, shared, tasks, where=attrgetter("image"), **bar):
             cells[whole[n].mask.parent] += number
             note_settings(whole[n], settings)
