@@ -11,6 +11,7 @@ The tiles are those of `prediction.detect_stack`; memory goes with a tile, and i
 
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -104,11 +105,8 @@ def predict_blocks(
 
     def all_of(function, kind, tasks, desc):
         left = [task for task in tasks if not plan.file(kind, task[1]).is_file()]
-        progress_of = each(
-            client, function, shared, left, desc=desc, unit="block", progress=progress,
-            where=lambda task: task[0].image, done=len(tasks) - len(left),
-        )  # fmt: skip
-        for _ in progress_of:
+        bar = {"desc": desc, "unit": "block", "progress": progress, "done": len(tasks) - len(left)}
+        for _ in each(client, function, shared, left, where=lambda task: task[0].image, **bar):
             pass
 
     cut = list(enumerate(tiles(working, run.config.tile, run.network.halo, run.network.stride)))
@@ -130,7 +128,8 @@ def predict_blocks(
     ids, labels = np.arange(1, len(found.boxes) + 1), folder / "labels.ome.zarr"
     if info["has_masks"]:
         regions = [core for core, _ in tiles(shape, CHUNK, (0, 0, 0), 1)]
-        if not (folder / "seen").is_dir():
+        if not ((folder / "seen").is_dir() and labels.is_dir()):
+            shutil.rmtree(folder / "seen", ignore_errors=True)
             chunks = [s.stop - s.start for s in regions[0]]
             create_ome_zarr(labels, shape, chunks, np.uint32, stack.voxel_size, stack.image.version)
             (folder / "seen").mkdir()
@@ -159,9 +158,19 @@ def _begin(plan: Plan, run: Run, again: bool):
         "settings": [list(plan.working), plan.score, plan.overlap, run.info.get("mask_level")],
     }
     noted = plan.folder / "plan.json"
-    if plan.folder.is_dir() and (again or not noted.is_file() or read_json(noted) != wanted):
-        shutil.rmtree(plan.folder)
+    if again or not noted.is_file() or read_json(noted) != wanted:
+        _clear(plan.folder)
     write_json(noted, wanted)
+
+
+def _clear(folder: Path):
+    """Take away what is ours in a work folder, the plan first: without it the rest counts for nothing."""
+    for name in ("plan.json", "levels.json"):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("sample", "found", "seen", "labels.ome.zarr", "earlier"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    with suppress(OSError):  # it was not there, or holds what somebody else put into it
+        folder.rmdir()
 
 
 def sample_tile(run: Run, task):
@@ -254,4 +263,4 @@ def _finish(job: Job, folder: Path, labels: Path, found: Prediction):
     write_boxes(job.boxes, found)
     # One that was written whole, without blocks, would not fit the new boxes.
     job.mask.with_name(job.mask.name.replace(".ome.zarr", ".tif")).unlink(missing_ok=True)
-    shutil.rmtree(folder)
+    _clear(folder)
