@@ -148,8 +148,8 @@ def test_few_comparisons_suppress_what_all_do(overlap):
     scores = rng.uniform(0, 1, 600).round(2).astype(np.float32)  # with ties
     wanted = nms(torch.from_numpy(boxes), torch.from_numpy(scores), overlap).numpy()
     assert 20 < len(wanted) < 590
-    np.testing.assert_array_equal(blocks.suppress(boxes, scores, overlap), wanted)
-    assert len(blocks.suppress(boxes[:0], scores[:0], overlap)) == 0
+    np.testing.assert_array_equal(blocks.sparse_nms(boxes, scores, overlap), wanted)
+    assert len(blocks.sparse_nms(boxes[:0], scores[:0], overlap)) == 0
 
 
 @pytest.mark.parametrize("shape", [(20, 60, 72), (9, 60, 31), (33, 77, 72)])

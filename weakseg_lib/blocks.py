@@ -9,9 +9,9 @@ What is done is a file in a work folder beside the result, written whole, so tha
 The tiles are those of `prediction.detect_stack`; memory goes with a tile, and in the client with the number of boxes.
 """
 
+import contextlib
 import os
 import shutil
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -169,7 +169,7 @@ def _clear(folder: Path):
         (folder / name).unlink(missing_ok=True)
     for name in ("sample", "found", "seen", "labels.ome.zarr", "earlier"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    with suppress(OSError):  # it was not there, or holds what somebody else put into it
+    with contextlib.suppress(OSError):  # it was not there, or holds what somebody else put into it
         folder.rmdir()
 
 
@@ -202,11 +202,11 @@ def _collect(plan: Plan, count: int) -> tuple[Detections, np.ndarray, np.ndarray
     tile = np.repeat(np.arange(count), [len(p[1]) for p in parts])
     index = np.concatenate([np.arange(len(p[1])) for p in parts])
     boxes, scores, classes = (np.concatenate(column) for column in zip(*parts, strict=True))
-    kept = suppress(boxes, scores, plan.overlap)
+    kept = sparse_nms(boxes, scores, plan.overlap)
     return Detections(boxes[kept], scores[kept], classes[kept], None), tile[kept], index[kept]
 
 
-def suppress(boxes: np.ndarray, scores: np.ndarray, overlap: float) -> np.ndarray:
+def sparse_nms(boxes: np.ndarray, scores: np.ndarray, overlap: float) -> np.ndarray:
     """What `ops.boxes.nms` gives, (k,) indices, for boxes (n, 6) too many to compare each with all others.
 
     Boxes with IoU > t have, along every axis, centres nearer than (a + b) / 2 * (1 - t) / (1 + t), sides a and b, and
@@ -257,6 +257,7 @@ def _finish(job: Job, folder: Path, labels: Path, found: Prediction):
     """Put labels and boxes in their places, and take the work folder and an earlier result away."""
     earlier = folder / "earlier"
     if job.mask.exists():
+        shutil.rmtree(earlier, ignore_errors=True)  # of a run that was killed right here
         os.replace(job.mask, earlier)
     if labels.exists():
         os.replace(labels, job.mask)
