@@ -114,10 +114,9 @@ def predict_blocks(
     if not levels.is_file():
         all_of(sample_tile, "sample", [(plan, n, core) for n, (core, _) in cut], "grey scale")
         sample = np.concatenate([np.load(plan.file("sample", n)) for n, _ in cut])
-        if sample.min() == sample.max():
-            raise InputError(
-                job.image, f"all voxels have the value {sample[0]}", "check that the export worked"
-            )
+        if np.ptp(sample) <= 1e-6 * abs(sample[0]):  # resampling rounds
+            problem = f"all voxels have the value {sample[0]:g}"
+            raise InputError(job.image, problem, "check that the export worked")
         write_json(levels, dict(zip(("low", "high"), map(float, grey_levels(sample)), strict=True)))
         shutil.rmtree(folder / "sample")
     plan = replace(plan, levels=tuple(read_json(levels).values()))

@@ -47,10 +47,13 @@ def connect(scheduler=None, workers=0, stacks: int = 1, device: str = "auto"):
     elif scheduler is None and workers < 2:
         yield None
     else:
-        # One task at a time in a worker; the cores that are left over go to torch.
-        threads = {"distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": max(1, CPU_COUNT // workers)}
+        # One task at a time in a worker, none waiting; the cores that are left over go to torch.
+        settings = {
+            "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": max(1, CPU_COUNT // workers),
+            "distributed.scheduler.worker-saturation": 1.0,
+        }
         with (
-            dask.config.set(threads),
+            dask.config.set(settings),
             LocalCluster(
                 workers, threads_per_worker=1, dashboard_address=None, silence_logs="ERROR"
             ) as cluster,
@@ -80,22 +83,35 @@ def each(client, function, run, tasks, *, desc, unit, where, progress=True, done
 
         if not client.scheduler_info()["workers"]:
             bar.set_postfix_str("waiting for a worker")
-        futures = client.map(_attempt, tasks, function=function, run=run, pure=False)
+        options = {"function": function, "run": run, "pure": False}
+        futures = client.map(_attempt, tasks, **options)
         numbers = {future.key: number for number, future in enumerate(futures)}
-        wrong = []
+        wrong, killed = [], []
         for future in as_completed(futures, loop=client.loop):
             number = numbers[future.key]
             try:
                 result = future.result()
             except KilledWorker:
-                fix = "use fewer workers, or workers with more memory"
-                result = InputError(where(tasks[number]), "every worker that tried it died", fix)
+                killed.append(number)
+                continue
+            bar.update()
             if isinstance(result, InputError):
                 wrong.append(result)
             else:
                 yield number, result
-            bar.set_postfix_str("")
+        for (
+            number
+        ) in killed:  # each alone now: it may only have waited beside the one that killed its workers
+            try:
+                result = client.submit(_attempt, tasks[number], **options).result()
+            except KilledWorker:
+                fix = "use fewer workers, or workers with more memory"
+                result = InputError(where(tasks[number]), "every worker that tried it died", fix)
             bar.update()
+            if isinstance(result, InputError):
+                wrong.append(result)
+            else:
+                yield number, result
         if wrong:
             more = f" (and {len(wrong) - 1} more failed; the others are done)" if len(wrong) > 1 else ""
             raise InputError(wrong[0].where, wrong[0].problem + more, wrong[0].fix)
