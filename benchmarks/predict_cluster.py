@@ -25,8 +25,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np  # noqa: E402
 import psutil  # noqa: E402
 from common import RESULTS, provenance  # noqa: E402
-from distributed import Client, LocalCluster  # noqa: E402
 
+from weakseg_lib.cluster import connect  # noqa: E402
 from weakseg_lib.data.files import read_json, write_json  # noqa: E402
 from weakseg_lib.data.ome_zarr import create_ome_zarr  # noqa: E402
 from weakseg_lib.data.simulate import hl60_frames, hl60_settings  # noqa: E402
@@ -67,7 +67,7 @@ def throughput(options, folder, images, voxel_size):
     stacks, rows = 4 if options.quick else 48, []
     sequence = write_stacks(folder / "many/01", images, stacks, voxel_size)
     for workers in (1, 2):
-        with running(workers) as client:
+        with connect("local", workers) as client:
             client.run(lambda: __import__("weakseg_lib.prediction"))
             began = time.perf_counter()
             found = by_workers(client, options.run, sequence, folder / f"by_{workers}")
@@ -81,7 +81,7 @@ def throughput(options, folder, images, voxel_size):
 def memory(options, folder, images, voxel_size):
     """Of one worker that predicts 50 stacks in all: the most it had so far."""
     rows, done = [], 0
-    with running(1) as client, watch() as peak:
+    with connect("local", 1) as client, watch() as peak:
         (worker,) = client.run(os.getpid).values()
         for stacks in (1, 2, 3) if options.quick else (1, 10, 50):
             sequence = write_stacks(folder / f"memory{stacks}/01", images, stacks - done, voxel_size)
@@ -127,15 +127,6 @@ def write_stacks(sequence, images, count, voxel_size):
     for t in range(count):
         write_tiff(sequence / f"t{t:03d}.tif", images[t % len(images)], voxel_size)
     return sequence
-
-
-@contextmanager
-def running(workers):
-    with (
-        LocalCluster(workers, threads_per_worker=1, dashboard_address=None) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
 
 
 def by_workers(client, run, sequence, out):

@@ -55,7 +55,7 @@ def connect(scheduler=None, workers=0, stacks: int = 1, device: str = "auto"):
         with (
             dask.config.set(settings),
             LocalCluster(
-                workers, threads_per_worker=1, dashboard_address=None, silence_logs="ERROR"
+                workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs="ERROR"
             ) as cluster,
             Client(cluster, set_as_default=False) as client,
         ):
