@@ -18,6 +18,7 @@ pytest.importorskip("distributed", reason='needs `pip install "weakseg_lib[clust
 @pytest.fixture(scope="module")
 def workers():
     with connect("local", 2) as client:
+        assert sorted(client.nthreads().values()) == [1, 1]
         yield client
 
 
@@ -129,6 +130,8 @@ def test_who_works(monkeypatch, refused):
         assert client is None
     with refused("--workers -1", "negative"), connect(workers=-1):
         pass
+    with connect("local", 3) as client:
+        assert sorted(client.nthreads().values()) == [1, 1, 1]
     monkeypatch.setattr(cluster, "PATIENCE", "1s")
     with refused("--scheduler tcp://127.0.0.1:9", "no Dask scheduler"), connect("tcp://127.0.0.1:9"):
         pass

@@ -52,11 +52,11 @@ def connect(scheduler=None, workers=0, stacks: int = 1, device: str = "auto"):
             "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": max(1, CPU_COUNT // workers),
             "distributed.scheduler.worker-saturation": 1.0,
         }
+        local = {"n_workers": workers, "threads_per_worker": 1, "silence_logs": "ERROR"}
+        local["dashboard_address"] = "127.0.0.1:0"  # any free port: two runs at once are no warning
         with (
             dask.config.set(settings),
-            LocalCluster(
-                workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs="ERROR"
-            ) as cluster,
+            LocalCluster(**local) as cluster,
             Client(cluster, set_as_default=False) as client,
         ):
             yield client
