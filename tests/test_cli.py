@@ -126,9 +126,7 @@ def test_an_interrupt_is_status_130(place, predict_call, monkeypatch, call, snap
     monkeypatch.setattr("weakseg_lib.prediction.write_tiff", interrupt)
     before = snapshot(place.folder)
     status, lines = call(*predict_call(place.sequence))
-    assert status == 130 and lines == [
-        "weakseg: interrupted; a training goes on from where it stopped with --resume"
-    ]
+    assert status == 130 and lines == ["weakseg: interrupted; the same command goes on from where it stopped"]
     assert snapshot(place.folder) == before
 
 

@@ -170,6 +170,7 @@ def test_a_sequence_is_predicted_and_scored(trained, tmp_path):
         "boxes001.csv",
         "mask000.tif",
         "mask001.tif",
+        "predict.json",
     ]
     mask, voxel_size = read_image(tmp_path / "res/mask000.tif")
     assert (
@@ -187,7 +188,7 @@ def test_a_sequence_is_predicted_and_scored(trained, tmp_path):
 def test_predicting_again_gives_the_same_files(trained, tmp_path):
     out, sequence = trained
     for _ in range(2):
-        predict(out, [sequence / "t000.tif"], tmp_path / "res", device="cpu", progress=False)
+        predict(out, [sequence / "t000.tif"], tmp_path / "res", device="cpu", progress=False, again=True)
         first = {p.name: p.read_bytes() for p in (tmp_path / "res").iterdir()}
     predict(out, [sequence / "t000.tif"], tmp_path / "again", device="cpu", progress=False)
     assert first == {p.name: p.read_bytes() for p in (tmp_path / "again").iterdir()}
@@ -219,7 +220,7 @@ def test_a_result_never_goes_among_images_or_annotation(make_run, make_sequence,
 def test_a_detector_trained_alone_writes_boxes_alone(make_run, make_sequence, tmp_path):
     sequence = make_sequence()
     predict(make_run(has_masks=False), [sequence], tmp_path / "res", device="cpu", progress=False)
-    assert os.listdir(tmp_path / "res") == ["boxes000.csv"]
+    assert sorted(os.listdir(tmp_path / "res")) == ["boxes000.csv", "predict.json"]
     scores = evaluate(tmp_path / "res", sequence, progress=False)["groups"]["01"]
     assert "detection_f1" in scores and "object_f1" not in scores
 

@@ -4,7 +4,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from weakseg_lib.measures import match_boxes
-from weakseg_lib.prediction import LOOSEST_OVERLAP, LOWEST_SCORE, detect_stack, enlarged_mask
+from weakseg_lib.pasting import enlarged_mask
+from weakseg_lib.prediction import LOOSEST_OVERLAP, LOWEST_SCORE, detect_stack
 
 MOST_STACKS = 16  # enough to choose two numbers, and bounded work for a large training set
 SCORES = np.arange(LOWEST_SCORE, 0.76, 0.025)

@@ -25,7 +25,7 @@ def main(arguments=None) -> int:
         return 2
     except KeyboardInterrupt:
         again = "the same command goes on from where it stopped"
-        if options.run is not _reproduce:
+        if options.run not in (_reproduce, _predict):
             again = "a training goes on from where it stopped with --resume"
         print(f"weakseg: interrupted; {again}", file=sys.stderr)
         return 130
@@ -141,6 +141,27 @@ def _parser() -> argparse.ArgumentParser:
         choices=["grown", "literal"],
         default="grown",
         help="VoxResNet: components grown back into their boundary, or alone",
+    )
+    command.add_argument(
+        "--again",
+        action="store_true",
+        help="also predict stacks that are done: whose result is newer than weights and image, with the same options",
+    )
+    command.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes on this machine; 0 for none (default: by cores and memory, from 8 stacks on without a GPU)",
+    )
+    command.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Dask scheduler whose workers predict, tcp://HOST:8786, or local",
+    )
+    command.add_argument(
+        "--blocks",
+        action="store_true",
+        help="OME-Zarr of any size piece by piece, into an OME-Zarr; without it only from 2^30 voxels on",
     )
     _add_device(command)
     _add_voxel_size(command)
@@ -304,6 +325,10 @@ def _predict(options):
         score=options.score,
         reading=options.reading,
         device=options.device,
+        scheduler=options.scheduler,
+        workers=options.workers,
+        blocks=options.blocks,
+        again=options.again,
     )
     alone = (
         ""

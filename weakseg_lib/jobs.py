@@ -3,26 +3,35 @@
 import csv
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from weakseg_lib.data.files import IMAGE_NAME, atomic_path, check_result_folder
+from weakseg_lib.data.files import IMAGE_NAME, atomic_path, check_result_folder, read_json, write_json
 from weakseg_lib.data.ome_zarr import is_zarr
 from weakseg_lib.data.stacks import Sequence, Stack, read_stack
 from weakseg_lib.errors import InputError
+from weakseg_lib.runs import RUN, WEIGHTS
 
+SETTINGS = "predict.json"  # in a result folder: {mask: what it was made with}
 COLUMNS = ("id", "z0", "y0", "x0", "z1", "y1", "x1", "class", "score")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One stack to segment and the two files its result is written to."""
+    """One stack to segment and the two files its result is written to; `blocks`: piece by piece, into an OME-Zarr."""
 
     image: Path
     mask: Path
     boxes: Path
     sequence: Sequence | None = None
     t: int = 0
+    blocks: bool = False
+
+    def absolute(self) -> "Job":
+        """The same for a process in another folder."""
+        files = {name: getattr(self, name).absolute() for name in ("image", "mask", "boxes")}
+        sequence = self.sequence and Sequence(self.sequence.path.absolute(), self.sequence.frames)
+        return replace(self, sequence=sequence, **files)
 
     def read(self, voxel_size=None, frame=None) -> Stack:
         if self.sequence is not None:
@@ -73,6 +82,32 @@ def _file_job(path: Path, out: Path) -> Job:
     number = IMAGE_NAME.fullmatch(path.name)
     name = number[1] if number else "_" + re.sub(r"(\.ome)?\.(tiff?|zarr|nd2|czi)$", "", path.name)
     return Job(path, out / f"mask{name}.tif", out / f"boxes{name}.csv")
+
+
+def finished(jobs, run: Path, with_masks: bool, settings: dict) -> dict[Job, int]:
+    """The jobs whose results are there, made with `settings`, and newer than image and run; their numbers of cells."""
+    noted = {folder: _settings(folder) for folder in {job.mask.parent for job in jobs}}
+    found = {}
+    for job in jobs:
+        results = [job.mask, job.boxes] if with_masks else [job.boxes]
+        if noted[job.mask.parent].get(job.mask.name) != settings or not all(f.exists() for f in results):
+            continue
+        above = (folder / "dataset.json" for folder in list(job.image.parents)[:2])  # may hold the voxel size
+        used = [job.image, run / RUN, run / WEIGHTS, *(file for file in above if file.exists())]
+        if min(f.stat().st_mtime for f in results) > max(f.stat().st_mtime for f in used):
+            with open(job.boxes, newline="") as file:
+                found[job] = sum(1 for _ in csv.reader(file)) - 1
+    return found
+
+
+def note_settings(job: Job, settings: dict):
+    """Keep in the result folder what a result was made with."""
+    folder = job.mask.parent
+    write_json(folder / SETTINGS, _settings(folder) | {job.mask.name: settings})
+
+
+def _settings(folder: Path) -> dict:
+    return read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
 
 
 def write_boxes(path: Path, found):

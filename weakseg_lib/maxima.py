@@ -8,7 +8,6 @@ from scipy import ndimage
 from skimage.segmentation import watershed
 
 from weakseg_lib.data.prepare import mean_sides, resample, working_shape
-from weakseg_lib.errors import InputError
 
 BLOB = 2 * np.sqrt(3)  # diameter of a ball over the sigma at which its scale-normalised response is largest
 STEP = 1.25  # between one scale and the next

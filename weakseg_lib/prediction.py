@@ -1,7 +1,10 @@
 """Prediction: whole stacks by overlapping tiles, instances merged without seams, masks at the stack's resolution."""
 
+import warnings
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,8 @@ from scipy import ndimage
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from weakseg_lib import __version__
+from weakseg_lib.cluster import MANY, connect, each
 from weakseg_lib.components import class_probabilities, instances
 from weakseg_lib.data.annotation import boxes_of_labels
 from weakseg_lib.data.files import atomic_paths
@@ -18,10 +23,11 @@ from weakseg_lib.data.stacks import Stack, write_tiff
 from weakseg_lib.data.weak_files import CELL
 from weakseg_lib.device import autocast, memory_format
 from weakseg_lib.errors import InputError
-from weakseg_lib.jobs import Job, list_jobs, write_boxes
+from weakseg_lib.jobs import Job, finished, list_jobs, note_settings, write_boxes
 from weakseg_lib.model.network import Network
 from weakseg_lib.ops.boxes import clip_boxes, enlarge, nms
-from weakseg_lib.runs import Run, load_run
+from weakseg_lib.pasting import paste
+from weakseg_lib.runs import PRETRAINED, Run, load_run
 from weakseg_lib.tiling import VIEWS, tiles
 
 LOWEST_SCORE, LOOSEST_OVERLAP = 0.1, 0.5  # what is collected and clustered before the thresholds choose
@@ -65,42 +71,53 @@ def detect_stack(
     show it. A box belongs to the tile whose core holds its centre: it is found once, and its mask, computed from the
     features of that tile, is whole. A last non-maximum suppression goes over all boxes.
     """
+    todo = list(tiles(image.shape, network.config.tile, network.halo, network.stride))
+    bar = tqdm(todo, desc="tiles", disable=not progress or len(todo) == 1, leave=False)
+    parts = [detect_tile(network, image[b], c, b, score, overlap, with_masks) for c, b in bar]
+    return join(parts).above(score, overlap)
+
+
+def join(parts: list[Detections]) -> Detections:
+    """The detections of several tiles as one, best score first."""
+    columns = zip(*((p.boxes, p.scores, p.classes, p.masks) for p in parts), strict=True)
+    found = Detections(*(None if c[0] is None else np.concatenate(c) for c in columns))
+    return found[np.argsort(-found.scores, kind="stable")]
+
+
+@torch.inference_mode()
+def detect_tile(
+    network: Network, image: np.ndarray, core, block, score: float, overlap: float, with_masks: bool = True
+) -> Detections:
+    """The instances whose centre is in the `core` of one tile (three slices), boxes in voxels of the whole image.
+
+    image: the normalised `block` of it (three slices), core and halo. The rest as in `detect_stack`.
+    """
     config, device = network.config, next(network.parameters()).device
     network.eval()
-    parts = []
-    todo = list(tiles(image.shape, config.tile, network.halo, network.stride))
-    for core, block in tqdm(todo, desc="tiles", disable=not progress or len(todo) == 1, leave=False):
-        crop = compress(torch.from_numpy(image[block]))[None, None].to(device)
-        pad = [p for n in reversed(crop.shape[2:]) for p in (0, -n % network.stride)]
-        crop = F.pad(crop, pad).contiguous(memory_format=memory_format())
-        with autocast(device, config.precision):
-            maps = network.backbone(crop)
-            # A generator: the maps of a mirror image are gone before the next ones are made.
-            mirrored = ((f, network.backbone(crop.flip([a + 2 for a in f]))) for f in VIEWS[1 : config.views])
-            views = chain([((), maps)], mirrored)
-            boxes, scores, classes = network.detect(views, min(score, LOWEST_SCORE), LOOSEST_OVERLAP)
-            sure = scores > score
-            boxes, scores, classes = boxes[sure], scores[sure], classes[sure]
-            kept = nms(boxes, scores, overlap)
-            boxes, scores, classes = boxes[kept], scores[kept], classes[kept]
-            offset = boxes.new_tensor([s.start for s in block] * 2)
-            low, high = (boxes.new_tensor([getattr(s, end) for s in core]) for end in ("start", "stop"))
-            centre = (boxes[:, :3] + boxes[:, 3:]) / 2 + offset[:3]
-            # A voxel to spare: rounding must not leave a box to neither tile, and doubles go in the last suppression.
-            mine = ((centre >= low - 1) & (centre < high + 1)).all(1)
-            boxes = clip_boxes(boxes, [s.stop - s.start for s in block])
-            mine &= (boxes[:, 3:] - boxes[:, :3]).amin(1) > 0.5
-            boxes, scores, classes = boxes[mine], scores[mine], classes[mine]
-            masks = _masks(network, maps, boxes, classes) if with_masks else None
-        found = (boxes + offset, scores, classes)
-        parts.append(
-            (*(v.float().cpu().numpy() if v.is_floating_point() else v.cpu().numpy() for v in found), masks)
-        )
-    boxes, scores, classes, masks = (
-        None if p[0] is None else np.concatenate(p) for p in zip(*parts, strict=True)
-    )
-    order = np.argsort(-scores, kind="stable")
-    return Detections(boxes, scores, classes, masks)[order].above(score, overlap)
+    crop = compress(torch.from_numpy(image))[None, None].to(device)
+    pad = [p for n in reversed(crop.shape[2:]) for p in (0, -n % network.stride)]
+    crop = F.pad(crop, pad).contiguous(memory_format=memory_format())
+    with autocast(device, config.precision):
+        maps = network.backbone(crop)
+        # A generator: the maps of a mirror image are gone before the next ones are made.
+        mirrored = ((f, network.backbone(crop.flip([a + 2 for a in f]))) for f in VIEWS[1 : config.views])
+        views = chain([((), maps)], mirrored)
+        boxes, scores, classes = network.detect(views, min(score, LOWEST_SCORE), LOOSEST_OVERLAP)
+        sure = scores > score
+        boxes, scores, classes = boxes[sure], scores[sure], classes[sure]
+        kept = nms(boxes, scores, overlap)
+        boxes, scores, classes = boxes[kept], scores[kept], classes[kept]
+        offset = boxes.new_tensor([s.start for s in block] * 2)
+        low, high = (boxes.new_tensor([getattr(s, end) for s in core]) for end in ("start", "stop"))
+        centre = (boxes[:, :3] + boxes[:, 3:]) / 2 + offset[:3]
+        # A voxel to spare: rounding must not leave a box to neither tile, and doubles go in the last suppression.
+        mine = ((centre >= low - 1) & (centre < high + 1)).all(1)
+        boxes = clip_boxes(boxes, [s.stop - s.start for s in block])
+        mine &= (boxes[:, 3:] - boxes[:, :3]).amin(1) > 0.5
+        boxes, scores, classes = boxes[mine], scores[mine], classes[mine]
+        masks = _masks(network, maps, boxes, classes) if with_masks else None
+    boxes, scores = (v.float().cpu().numpy() for v in (boxes + offset, scores))
+    return Detections(boxes, scores, classes.cpu().numpy(), masks)
 
 
 def _masks(network: Network, maps, boxes, classes) -> np.ndarray:
@@ -110,48 +127,6 @@ def _masks(network: Network, maps, boxes, classes) -> np.ndarray:
         probability = network.masks(maps, [enlarge(b, network.config.roi_margin)], c).sigmoid()
         masks.append((probability * 255).round().to(torch.uint8).cpu().numpy())
     return np.concatenate(masks)
-
-
-def paste(found: Detections, shape, scale, margin: float = 0.0, level: float = 0.5) -> np.ndarray:
-    """Labels (D, H, W) int32 of a stack of `shape`: instance i gets id i + 1 where its mask is above `level`.
-
-    `scale` (3,): working voxels per voxel of the stack; `margin`: `Config.roi_margin` of the masks. Where masks
-    overlap, the most probable one wins; a tie goes to the better score.
-    """
-    labels = np.zeros(shape, np.int32)
-    best = np.full(shape, int(level * 255), np.uint8)
-    for i, (box, mask) in enumerate(zip(found.boxes, found.masks, strict=True)):
-        where, probability = enlarged_mask(box, mask, shape, scale, margin)
-        wins = probability > best[where]
-        labels[where][wins] = i + 1
-        best[where][wins] = probability[wins]
-    return labels
-
-
-def enlarged_mask(box, mask, shape, scale, margin: float) -> tuple[tuple[slice, ...], np.ndarray]:
-    """One instance's mask on the stack's own voxels: where in a stack of `shape`, and probability * 255 (uint8) there.
-
-    Arguments as in `paste`, for one box (6,) and its mask (M, M, M). Linear interpolation, an axis at a time.
-    """
-    box = enlarge(box[None], margin)[0]
-    low, high = box[:3] / scale, box[3:] / scale
-    first = np.minimum(np.maximum(np.floor(low), 0), shape).astype(int)
-    last = np.maximum(np.minimum(np.ceil(high), shape), first).astype(int)
-    grid = mask.astype(np.float32)
-    for axis in range(3):
-        matrix = _paste_matrix(low[axis], high[axis], first[axis], last[axis], grid.shape[axis])
-        grid = np.moveaxis(np.tensordot(matrix, grid, (1, axis)), 0, axis)
-    where = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
-    return where, np.round(grid).astype(np.uint8)
-
-
-def _paste_matrix(low, high, first, last, size) -> np.ndarray:
-    """(last - first, size): linear interpolation from a mask grid that fills [low, high) to the voxels first..last."""
-    centre = (np.arange(first, last) + 0.5 - low) / max(high - low, 1e-6) * size - 0.5
-    position = np.clip(centre, 0, size - 1)
-    weight = np.clip(1 - np.abs(np.arange(size) - position[:, None]), 0, None)
-    # A voxel whose centre is outside the box is outside the instance.
-    return weight * ((centre >= -0.5) & (centre < size - 0.5))[:, None]
 
 
 @dataclass(frozen=True)
@@ -191,7 +166,7 @@ def predict_stack(
 
 def working_image(run: Run, stack: Stack) -> tuple[np.ndarray, np.ndarray]:
     """The normalised image in working voxels, and how many of these a voxel of the stack is, (3,)."""
-    _check_scale(stack, run.info["working_voxel_um"])
+    check_scale(stack, run.info["working_voxel_um"])
     shape = working_shape(stack.image.shape, stack.voxel_size, run.info["working_voxel_um"])
     return to_working(stack.image, shape, run.config.smooth), np.array(shape) / stack.image.shape
 
@@ -222,8 +197,8 @@ def _read(info: dict, probabilities, reading: str, coarser: float, score: float)
     return Prediction(np.arange(1, len(ids) + 1), boxes, scores[ids - 1], np.full(len(ids), CELL), labels)
 
 
-def _check_scale(stack: Stack, working):
-    """A voxel size in nm or mm would ask for a thousand times the voxels, or leave one: say so instead."""
+def check_scale(stack: Stack, working):
+    """Raise InputError for a voxel size in nm or mm: it would ask for a thousand times the voxels, or leave one."""
     ratio = np.array(stack.voxel_size) / working
     if ratio.max() > 8 or ratio.min() < 1 / 50:
         own, trained = (" x ".join(f"{v:.3g}" for v in sizes) for sizes in (stack.voxel_size, working))
@@ -242,27 +217,60 @@ def predict(
     reading="grown",
     device="auto",
     progress=True,
+    scheduler=None,
+    workers=0,
+    blocks=False,
+    again=False,
 ) -> dict[Path, int]:
     """Segment every stack of `inputs` and write maskTTT.tif and boxesTTT.csv, the challenge's result layout.
 
     inputs: sequence folders (or `Sequence`, for some of the frames), TIFFs, OME-Zarrs. One sequence goes into `out`
     itself, several into out/01_RES, ...; an image outside a sequence into mask_NAME.tif and boxes_NAME.csv. `score`:
-    least score of a cell, by default the one chosen in training; `reading`: see `predict_stack`. Returns the folders
-    written to, each with the number of cells found.
+    least score of a cell, by default the one chosen in training; `reading`: see `predict_stack`. `scheduler`,
+    `workers`: Dask's, see `cluster.connect`; by default everything is done in this process. An OME-Zarr of more than
+    2^30 voxels, or with `blocks` any, is predicted piece by piece into mask_NAME.ome.zarr. A stack is left out whose
+    result is whole, newer than weights and image, and made with the same settings, unless `again`.
 
-    Raises InputError for the first unusable input, before that stack's earlier result is touched.
+    Returns the folders written to, each with the number of cells in the results of these inputs. Raises InputError
+    for the first unusable input, before that stack's earlier result is touched; with workers when all others are done.
     """
+    from weakseg_lib.blocks import by_blocks, predict_blocks  # which are made of what is above
+
     run = load_run(run_folder, device)
-    jobs = list_jobs(inputs, Path(out))
+    jobs = [by_blocks(job, frame, blocks) for job in list_jobs(inputs, Path(out))]
     cells = dict.fromkeys(sorted({job.mask.parent for job in jobs}), 0)
-    bar = tqdm(jobs, desc="segmenting", unit="stack", disable=not progress)
-    for job in bar:
-        stack = job.read(voxel_size, frame)
-        bar.set_postfix_str(stack.name)
-        found = predict_stack(run, stack, score, progress=progress, reading=reading)
-        cells[job.mask.parent] += len(found.ids)
-        write_prediction(job, found, stack.voxel_size)
+    options = {"voxel_size": voxel_size and list(voxel_size), "frame": frame, "score": score}
+    settings = {"weakseg": __version__, "run": str(run.folder.resolve()), "reading": reading} | options
+    done = {} if again else finished(jobs, run.folder, run.info["has_masks"], settings)
+    for job, number in done.items():
+        cells[job.mask.parent] += number
+    if done:
+        text = "kept, as their results are newer than weights and image; --again predicts them again"
+        warnings.warn(f"{len(done)} of {len(jobs)} stacks are {text}", stacklevel=2)
+    whole, large = ([job for job in jobs if job not in done and job.blocks == b] for b in (False, True))
+    with connect(scheduler, workers, len(whole) + MANY * len(large), device) as client:
+        # A worker gets the run once, not with every task; where it is, the working folder may be another.
+        name = run_folder if run.folder.parent == PRETRAINED else run.folder.absolute()
+        shared = run if client is None else client.submit(load_run, name, device, pure=False)
+        work = partial(_predict_job, options=options, reading=reading, progress=progress and client is None)
+        tasks = whole if client is None else [job.absolute() for job in whole]
+        bar = {"desc": "segmenting", "unit": "stack", "progress": progress and bool(whole), "done": len(done)}
+        for n, number in each(client, work, shared, tasks, where=attrgetter("image"), **bar):
+            cells[whole[n].mask.parent] += number
+            note_settings(whole[n], settings)
+        for job in large:
+            more = options | {"again": again, "progress": progress}
+            cells[job.mask.parent] += predict_blocks(run, job, client=client, shared=shared, **more)
+            note_settings(job, settings)
     return cells
+
+
+def _predict_job(run: Run, job: Job, options: dict, reading: str, progress: bool) -> int:
+    """Segment one stack and write its result; the number of cells."""
+    stack = job.read(options["voxel_size"], options["frame"])
+    found = predict_stack(run, stack, options["score"], progress=progress, reading=reading)
+    write_prediction(job, found, stack.voxel_size)
+    return len(found.ids)
 
 
 def write_prediction(job: Job, found: Prediction, voxel_size):

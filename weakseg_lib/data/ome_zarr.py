@@ -1,4 +1,4 @@
-"""Reading OME-Zarr images (versions 0.4 and 0.5), full resolution only. Needs the optional zarr package."""
+"""OME-Zarr images (versions 0.4 and 0.5), full resolution only, whole or piece by piece. Needs the zarr package."""
 
 from pathlib import Path
 
@@ -17,13 +17,45 @@ def is_zarr(path):
     return path.suffix == ".zarr" or any((path / name).is_file() for name in MARKERS)
 
 
+class ZarrVolume:
+    """One 3D stack in an OME-Zarr: `volume[z0:z1, y0:y1, x0:x1]` reads that part alone, as an array.
+
+    Attributes: shape (D, H, W), dtype, version ("0.4" or "0.5"). Raises InputError where the data are damaged.
+    """
+
+    def __init__(self, path, array, index, order, version):
+        self._path, self._array, self._index, self._order = path, array, index, order
+        kept = [n for n, i in zip(array.shape, index, strict=True) if i == slice(None)]
+        self.shape = tuple(kept[axis] for axis in order)
+        self.dtype, self.version = array.dtype, version
+
+    def __getitem__(self, part):
+        stored = iter(part[self._order.index(axis)] for axis in range(3))
+        index = tuple(next(stored) if i == slice(None) else i for i in self._index)
+        try:
+            found = np.asarray(self._array[index]).transpose(self._order)
+        except Exception as error:
+            fix = "copy or export it again"
+            raise InputError(self._path, f"is damaged or incomplete ({error})", fix) from error
+        return found.astype(found.dtype.newbyteorder("="), copy=False)
+
+
 def read_ome_zarr(path, frame=None, channel=None, axes=None):
     """Return an OME-Zarr's full-resolution volume, (D, H, W), and its voxel size, (z, y, x) um or None.
 
+    Arguments and errors as of `open_ome_zarr`; InputError also where the data are damaged.
+    """
+    volume, voxel_size = open_ome_zarr(path, frame, channel, axes)
+    return volume[(slice(None),) * 3], voxel_size
+
+
+def open_ome_zarr(path, frame=None, channel=None, axes=None):
+    """Return an OME-Zarr's full resolution as a `ZarrVolume`, and its voxel size, (z, y, x) um or None.
+
     path: the folder that holds the multiscales metadata. frame, channel, axes: as in `read_tiff`.
 
-    Raises InputError where zarr is not installed, the folder is no OME-Zarr image or not one 3D stack, or its
-    data are damaged. Follows the metadata of https://ngff.openmicroscopy.org, versions 0.4 and 0.5.
+    Raises InputError where zarr is not installed, or the folder is no OME-Zarr image or not one 3D stack.
+    Follows the metadata of https://ngff.openmicroscopy.org, versions 0.4 and 0.5.
     """
     path = Path(path)
     try:
@@ -52,12 +84,9 @@ def read_ome_zarr(path, frame=None, channel=None, axes=None):
             path, f"has OME-Zarr metadata that cannot be used ({error!r})", EXPORT_AGAIN
         ) from error
     index, order = choose_volume(own, array.shape, path, frame, channel, axes, names)
-    try:
-        volume = np.asarray(array[index]).transpose(order)
-    except Exception as error:
-        raise InputError(path, f"is damaged or incomplete ({error})", "copy or export it again") from error
     voxel_size = _voxel_size(own, units, scale) if agree(own, array.shape, axes) else None
-    return volume.astype(volume.dtype.newbyteorder("="), copy=False), voxel_size
+    version = "0.5" if "ome" in attributes else "0.4"
+    return ZarrVolume(path, array, index, list(order), version), voxel_size
 
 
 def _axes(multiscale, ndim):

@@ -46,22 +46,39 @@ def write_ome_zarr(path, image=None, labels=None, voxel_size=(1.0, 1.0, 1.0), pr
             group.attrs["image-label"] = about
 
 
+def create_ome_zarr(path, shape, chunks, dtype, voxel_size, version="0.5"):
+    """Make an OME-Zarr label image of zeros, (D, H, W), and return its array, to be written chunk by chunk.
+
+    What is at `path` already is replaced. voxel_size: (z, y, x) um. version: of OME-Zarr, "0.4" or "0.5".
+    """
+    import zarr
+
+    group = zarr.open_group(path, mode="w", zarr_format=3 if version == "0.5" else 2)
+    array = _create_level(group, shape, chunks, dtype, voxel_size, LABELS, version)
+    about = dict(group.attrs).get("ome", {}) | {"image-label": {}}
+    group.attrs.update({"ome": about} if version == "0.5" else {"image-label": {"version": version}})
+    return array
+
+
 def _write_level(group, array, voxel_size, name):
     chunks = tuple(map(min, CHUNK, array.shape))
-    separator = {"name": "v2", "separator": "/"}
-    level = group.create_array(
-        "0", shape=array.shape, chunks=chunks, dtype=array.dtype, chunk_key_encoding=separator
-    )
-    level[...] = array
+    _create_level(group, array.shape, chunks, array.dtype, voxel_size, name, VERSION)[...] = array
+
+
+def _create_level(group, shape, chunks, dtype, voxel_size, name, version):
+    keys = None if version == "0.5" else {"name": "v2", "separator": "/"}
+    array = group.create_array("0", shape=shape, chunks=chunks, dtype=dtype, chunk_key_encoding=keys)
     scale = {"type": "scale", "scale": [float(size) for size in voxel_size]}
-    group.attrs["multiscales"] = [
-        {
-            "version": VERSION,
-            "name": name,
-            "axes": [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "zyx"],
-            "datasets": [{"path": "0", "coordinateTransformations": [scale]}],
-        }
-    ]
+    multiscale = {
+        "name": name,
+        "axes": [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "zyx"],
+        "datasets": [{"path": "0", "coordinateTransformations": [scale]}],
+    }
+    if version == "0.5":
+        group.attrs["ome"] = {"version": version, "multiscales": [multiscale]}
+    else:
+        group.attrs["multiscales"] = [{"version": version} | multiscale]
+    return array
 
 
 @contextmanager

@@ -11,47 +11,99 @@ from weakseg_lib.data.annotation import WeakAnnotation
 from weakseg_lib.data.files import atomic_path
 from weakseg_lib.data.stacks import Stack
 
+TRUNCATE = 3.0  # where the smoothing Gaussian ends, in sigmas
+SAMPLE = (
+    64,
+    768,
+    768,
+)  # about as many planes, rows and columns set the grey scale: memory for it has a bound
 
-def resampling_matrix(size_in: int, size_out: int) -> np.ndarray:
+
+def resampling_matrix(size_in: int, size_out: int, rows=slice(None), columns=slice(None)) -> np.ndarray:
     """(size_out, size_in) float32: linear resampling of one axis that averages when it shrinks (a triangle filter).
 
     Voxels are cells of equal width that fill the same length before and after, so a box is resampled by multiplying
-    its corners by size_out / size_in. Rows sum to 1.
+    its corners by size_out / size_in. Rows sum to 1. `rows`, `columns`: only this part of the matrix; the columns
+    must hold all that is not 0, as those of `source` do.
     """
     scale = size_in / size_out
     width = max(scale, 1.0)
-    centre = (np.arange(size_out) + 0.5) * scale - 0.5
-    weight = np.clip(1 - np.abs(np.arange(size_in) - centre[:, None]) / width, 0, None)
+    centre = (np.arange(size_out)[rows] + 0.5) * scale - 0.5
+    weight = np.clip(1 - np.abs(np.arange(size_in)[columns] - centre[:, None]) / width, 0, None)
     return (weight / weight.sum(1, keepdims=True)).astype(np.float32)
+
+
+def source(size_in: int, size_out: int, rows: slice) -> slice:
+    """The voxels of an axis of `size_in` that the voxels `rows` of the resampled axis are made of."""
+    scale = size_in / size_out
+    width = max(scale, 1.0)
+    first, last = ((i + 0.5) * scale - 0.5 for i in (rows.start, rows.stop - 1))
+    return slice(max(int(np.floor(first - width)), 0), min(int(np.ceil(last + width)) + 1, size_in))
 
 
 def resample(image: np.ndarray, shape) -> np.ndarray:
     """(D, H, W) of any real dtype -> float32 of `shape`. Plane by plane, so no full-size float copy is made."""
-    wz, wy, wx = (resampling_matrix(a, b) for a, b in zip(image.shape, shape, strict=True))
-    planes = np.empty((image.shape[0], shape[1], shape[2]), np.float32)
+    return _multiply(image, [resampling_matrix(a, b) for a, b in zip(image.shape, shape, strict=True)])
+
+
+def _multiply(image: np.ndarray, matrices) -> np.ndarray:
+    wz, wy, wx = matrices
+    planes = np.empty((image.shape[0], len(wy), len(wx)), np.float32)
     for z, plane in enumerate(image):
         planes[z] = wy @ (plane.astype(np.float32) @ wx.T)
-    return planes if image.shape[0] == shape[0] else np.tensordot(wz, planes, 1)
+    return planes if np.array_equal(wz, np.eye(*wz.shape)) else np.tensordot(wz, planes, 1)
 
 
 def to_working(image: np.ndarray, shape, smooth: float) -> np.ndarray:
-    """What training and prediction start from: a stack (D, H, W) resampled to `shape`, smoothed, normalised; float32.
+    """What training and prediction start from: a stack resampled to `shape`, smoothed, normalised; float32."""
+    return normalise(working_region(image, shape, smooth, tuple(slice(0, n) for n in shape)))
 
+
+def working_region(image, shape, smooth: float, region) -> np.ndarray:
+    """A region (three slices) of a stack resampled to `shape` and smoothed, as of the whole stack; float32.
+
+    `image` (D, H, W): an array, or what is sliced like one; only what the region needs is read.
     Photon noise differs from voxel to voxel, cells do not. Shrinking averages it away; an axis that is not shrunk is
     smoothed by a Gaussian of `smooth` voxels instead, or a network learns the noise of its few stacks by heart.
     """
-    kept = [smooth if after >= before else 0.0 for before, after in zip(image.shape, shape, strict=True)]
-    return normalise(gaussian_filter(resample(image, shape), kept, truncate=3.0))
+    sizes = list(zip(image.shape, shape, strict=True))
+    sigma = [smooth if after >= before else 0.0 for before, after in sizes]
+    reach = [int(TRUNCATE * s + 0.5) for s in sigma]
+    wide = [
+        slice(max(r.start - k, 0), min(r.stop + k, n)) for r, k, n in zip(region, reach, shape, strict=True)
+    ]
+    needed = tuple(source(*size, rows) for size, rows in zip(sizes, wide, strict=True))
+    parts = zip(sizes, wide, needed, strict=True)
+    found = _multiply(
+        image[needed], [resampling_matrix(*size, rows, columns) for size, rows, columns in parts]
+    )
+    inner = tuple(slice(r.start - w.start, r.stop - w.start) for r, w in zip(region, wide, strict=True))
+    return gaussian_filter(found, sigma, truncate=TRUNCATE)[inner]
 
 
-def normalise(image: np.ndarray) -> np.ndarray:
+def sampled(shape, region=None) -> tuple[slice, ...]:
+    """The voxels that set the grey scale of an image of `shape`: in the image, or in a region of it (three slices)."""
+    planes, rows, columns = SAMPLE
+    steps = (max(1, shape[0] // planes), -(-shape[1] // rows), -(-shape[2] // columns))
+    starts = [0, 0, 0] if region is None else [r.start for r in region]
+    return tuple(slice(-start % step, None, step) for start, step in zip(starts, steps, strict=True))
+
+
+def grey_levels(sample: np.ndarray):
+    """Background, the 20th percentile of an image's `sample`, and bright structures, the 99.5th.
+
+    Cells may fill half of a stack, and single hot voxels or one very bright dead cell must not set the scale.
+    """
+    return np.percentile(sample, (20, 99.5))
+
+
+def normalise(image: np.ndarray, levels=None) -> np.ndarray:
     """Background to 0 and bright structures to 1, whatever the camera's offset and gain; float32, same shape.
 
-    Background is the 20th percentile, bright the 99.5th: cells may fill half of a stack, and single hot voxels or one
-    very bright dead cell must not set the scale. An image that holds nothing above its background is only shifted.
+    `levels`: these two, where `image` is a part of one whose `grey_levels` are known. An image that holds nothing
+    above its background is only shifted.
     """
-    sample = image[:: max(1, image.shape[0] // 64)]
-    low, high = np.percentile(sample, (20, 99.5))
+    low, high = grey_levels(image[sampled(image.shape)]) if levels is None else levels
     scaled = (image - np.float32(low)) / np.float32(high - low if high > low else 1.0)
     return np.clip(scaled, -100, 1000)  # a hot voxel of a float image must not overflow half precision
 

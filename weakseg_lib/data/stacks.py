@@ -8,7 +8,7 @@ import numpy as np
 
 from weakseg_lib.data.files import IMAGE_NAME, read_json
 from weakseg_lib.data.microscopes import read_czi, read_nd2
-from weakseg_lib.data.ome_zarr import is_zarr, read_ome_zarr
+from weakseg_lib.data.ome_zarr import is_zarr, open_ome_zarr, read_ome_zarr
 from weakseg_lib.data.plausible import question
 from weakseg_lib.data.tiff import read_tiff, write_tiff
 from weakseg_lib.errors import InputError
@@ -82,6 +82,19 @@ def read_stack(path, voxel_size=None, labels=None, frame=None, channel=None, axe
     if labels is not None:
         labels = read_labels(labels, image.shape, frame)
     return Stack(image, voxel_size, path.name.split(".")[0], path, labels)
+
+
+def open_stack(path, voxel_size=None, frame=None):
+    """Return the `Stack` in an OME-Zarr without reading it: its image is a `ZarrVolume`, read where it is sliced.
+
+    voxel_size, frame: as in `read_stack`. Raises InputError as `open_ome_zarr` does, for a voxel size that is missing
+    or not positive, and for voxels of another type than grey values.
+    """
+    path = Path(path)
+    image, own_voxel_size = open_ome_zarr(path, frame)
+    _check_dtype(image.dtype, path)
+    voxel_size = _check_voxel_size(voxel_size or own_voxel_size or _dataset_voxel_size(path), path)
+    return Stack(image, voxel_size, path.name.split(".")[0], path)
 
 
 def read_labels(path, shape=None, frame=None):
@@ -209,10 +222,14 @@ class Sequence:
         return other if other.is_file() and not usual.is_file() else usual
 
 
-def _check_image(image, path):
-    if image.dtype.kind not in "biuf":
+def _check_dtype(dtype, path):
+    if dtype.kind not in "biuf":
         fix = "save it as 8-bit, 16-bit or 32-bit float grey values"
-        raise InputError(path, f"its voxels are of type {image.dtype}", fix)
+        raise InputError(path, f"its voxels are of type {dtype}", fix)
+
+
+def _check_image(image, path):
+    _check_dtype(image.dtype, path)
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         bad = int((~np.isfinite(image)).sum())
         raise InputError(
