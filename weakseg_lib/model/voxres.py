@@ -6,10 +6,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from weakseg_lib.processes import BatchNorm3d
+
 
 def norm_relu(channels: int, norm: str) -> nn.Sequential:
     """Normalisation and ReLU. "batch" makes a prediction independent of what else is in the tile; "group" does not."""
-    layer = nn.BatchNorm3d(channels) if norm == "batch" else nn.GroupNorm(math.gcd(8, channels), channels)
+    layer = BatchNorm3d(channels) if norm == "batch" else nn.GroupNorm(math.gcd(8, channels), channels)
     return nn.Sequential(layer, nn.ReLU(inplace=True))
 
 
