@@ -5,6 +5,7 @@ summed over all processes: normalisers of the losses, statistics of batch normal
 those of one process, within rounding. With one process nothing here does anything, and accelerate is not needed.
 """
 
+import multiprocessing
 import os
 from datetime import timedelta
 
@@ -34,7 +35,12 @@ def join(device: str = "auto") -> torch.device:
     if picked.type == "cuda" and here > torch.cuda.device_count():
         problem = f"{here} processes on a machine with {torch.cuda.device_count()} GPUs"
         raise InputError("--num_processes", problem, "start one process for each GPU, or use --device cpu")
-    return PartialState(cpu=picked.type == "cpu", timeout=PATIENCE).device
+    state = PartialState(cpu=picked.type == "cpu", timeout=PATIENCE)
+    if multiprocessing.parent_process():
+        torch.set_num_threads(
+            1
+        )  # forked out of a notebook, whose OpenMP threads do not come along: more would hang
+    return state.device
 
 
 def count() -> int:
