@@ -103,11 +103,12 @@ def fit(
         if (out / CHECKPOINT).is_file():
             trainer.load_state(load_tensors(out / CHECKPOINT))
         _train(trainer, out, on_log, progress)
-        on_main(lambda: _finish(trainer, out, info, progress))
+        network.load_state_dict(trainer.average)
+        info = on_main(lambda: _finish(trainer, out, info, progress))
     finally:
         if is_main():
             shutil.rmtree(prepared, ignore_errors=True)
-    return load_run(out, device.type)
+    return Run(out, config, info, network.eval())
 
 
 def _begin(sequences, out, config, seed, device, resume, given) -> tuple[TrainingData, dict]:
@@ -140,15 +141,14 @@ def _begin(sequences, out, config, seed, device, resume, given) -> tuple[Trainin
     return data, info
 
 
-def _finish(trainer: Trainer, out: Path, info: dict, progress):
-    """Write the averaged weights, choose the thresholds, and say that the run is finished."""
-    network, stacks = trainer.network, trainer.sampler.stacks
-    network.load_state_dict(trainer.average)
+def _finish(trainer: Trainer, out: Path, info: dict, progress) -> dict:
+    """Write the averaged weights, choose the thresholds, and say in run.json, which is returned, that it is finished."""
     save_tensors(out / WEIGHTS, {k: v.cpu() for k, v in trainer.average.items()})
     choose = choose_components if trainer.config.method == "voxresnet" else choose_thresholds
-    info |= choose(network, stacks, progress)
+    info |= choose(trainer.network, trainer.sampler.stacks, progress)
     info |= {"finished": True, "steps": trainer.done, "seconds": round(trainer.seconds, 1)}
     write_json(out / RUN, info)
+    return read_info(out)
 
 
 def _provenance(seed, device) -> dict:
