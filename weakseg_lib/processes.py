@@ -10,7 +10,7 @@ import os
 from datetime import timedelta
 
 import torch
-from torch import distributed, nn
+from torch import distributed
 
 from weakseg_lib.device import pick_device
 from weakseg_lib.errors import InputError
@@ -75,29 +75,7 @@ def on_main(work):
     return answer[0]
 
 
-def total(value, device: torch.device):
-    """The sum over all processes of a number or a tensor, without gradient; the number itself where there is one."""
-    if count() == 1:
-        return value
-    summed = torch.as_tensor(value, device=device).detach().clone()
-    distributed.all_reduce(summed)
-    return summed
-
-
-def sum_gradients(network: nn.Module):
-    """Give every process the gradient of the whole batch: its own was that of its share of the loss."""
-    if count() == 1:
-        return
-    gradients = [p.grad for p in network.parameters() if p.grad is not None]
-    summed = torch.cat([g.flatten() for g in gradients])
-    distributed.all_reduce(summed)
-    for gradient, part in zip(gradients, summed.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view(gradient.shape))
-
-
 class _Sum(torch.autograd.Function):
-    """The sum over all processes. All their losses depend on it, so its gradient is the sum of their gradients."""
-
     @staticmethod
     def forward(ctx, value):
         summed = value.contiguous().clone()
@@ -109,24 +87,20 @@ class _Sum(torch.autograd.Function):
         return _Sum.apply(gradient)
 
 
-class BatchNorm3d(nn.BatchNorm3d):
-    """Batch normalisation, in training over the crops of all processes. torch's own SyncBatchNorm, which takes its
-    place on GPUs, does not know the CPU."""
+def total(value, device: torch.device):
+    """The sum of a number or a tensor over all processes; with one, the value itself.
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training or count() == 1:
-            return super().forward(x)
-        axes, n, wide = (0, 2, 3, 4), x.numel() // self.num_features, x.float()
-        # A share without any region for the mask head: sums of nothing, so that the gradient still meets the others.
-        var, mean = torch.var_mean(wide, axes, correction=0) if n else (wide.sum(axes), wide.sum(axes))
-        # A small difference of large squares, so in float64.
-        var, mean = var.double(), mean.double()
-        n, mean, square = _Sum.apply(n * torch.stack([torch.ones_like(mean), mean, var + mean.square()]))
-        mean, square = mean / n, square / n
-        var = square - mean.square()
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean.float(), self.momentum)
-            self.running_var.lerp_((var * n / (n - 1)).float(), self.momentum)
-        mean, scale = (v.float().view(-1, 1, 1, 1) for v in (mean, self.weight / (var + self.eps).sqrt()))
-        return ((wide - mean) * scale + self.bias.view(-1, 1, 1, 1)).to(x.dtype)
+    The losses of all depend on the sum, so its gradient is the sum of their gradients.
+    """
+    return value if count() == 1 else _Sum.apply(torch.as_tensor(value, device=device))
+
+
+def sum_gradients(network: torch.nn.Module):
+    """Give every process the gradient of the whole batch: its own was that of its share of the loss."""
+    if count() == 1:
+        return
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    summed = torch.cat([g.flatten() for g in gradients])
+    distributed.all_reduce(summed)
+    for gradient, part in zip(gradients, summed.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view(gradient.shape))

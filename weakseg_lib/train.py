@@ -142,7 +142,7 @@ def _begin(sequences, out, config, seed, device, resume, given) -> tuple[Trainin
 
 
 def _finish(trainer: Trainer, out: Path, info: dict, progress) -> dict:
-    """Write the averaged weights, choose the thresholds, and say in run.json, which is returned, that it is finished."""
+    """Write the averaged weights, choose the thresholds, and say so in run.json, which is returned."""
     save_tensors(out / WEIGHTS, {k: v.cpu() for k, v in trainer.average.items()})
     choose = choose_components if trainer.config.method == "voxresnet" else choose_thresholds
     info |= choose(trainer.network, trainer.sampler.stacks, progress)
