@@ -15,10 +15,15 @@ import torch
 import weakseg_lib
 from weakseg_lib import train
 from weakseg_lib.cli import main
+from weakseg_lib.data import crops
+from weakseg_lib.data.crops import CropSampler
 from weakseg_lib.data.files import write_json
+from weakseg_lib.data.stacks import Sequence
+from weakseg_lib.data.voxel_classes import DenseSampler
 from weakseg_lib.processes import is_main
 from weakseg_lib.runs import read_info
 from weakseg_lib.train import fit
+from weakseg_lib.training_data import TrainingData
 
 pytest.importorskip("accelerate", reason="accelerate is not installed (extra cluster)")
 ROOT = Path(weakseg_lib.__file__).parents[1]
@@ -86,6 +91,26 @@ def apart(a, b) -> float:
     """The largest difference of two sets of weights."""
     assert set(a) == set(b)
     return max((a[key].double() - b[key].double()).abs().max().item() for key in a)
+
+
+@pytest.mark.parametrize("sampler", [CropSampler, DenseSampler])
+def test_a_share_is_cut_as_in_the_whole_batch(make_sequence, tmp_path, tiny, monkeypatch, sampler):
+    config = tiny.replace(method="voxresnet", batch=5, blur=1.0)
+    data = TrainingData([Sequence(make_sequence(frames=2))], config, 0, progress=False)
+    stacks = data.prepare(data.survey(), tmp_path / "prepared")
+    whole = sampler(stacks, config, 0).batch(7)
+    monkeypatch.setattr(crops, "share", lambda n: range(1, n, 2))
+    part = sampler(stacks, config, 0).batch(7)
+    assert torch.equal(part.images, whole.images[1::2])
+    if sampler is DenseSampler:
+        assert torch.equal(part.voxel_classes, whole.voxel_classes[1::2])
+        return
+    for key in ("boxes", "classes", "ignore", "rois", "seeds"):
+        pairs = zip(getattr(part, key), getattr(whole, key)[1::2], strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+    crop = torch.repeat_interleave(torch.arange(5), torch.tensor([len(r) for r in whole.rois]))
+    for key in ("roi_classes", "targets", "weights", "inside"):
+        assert torch.equal(getattr(part, key), getattr(whole, key)[crop % 2 == 1])
 
 
 @pytest.mark.parametrize(
@@ -203,6 +228,7 @@ import sys, torch
 from accelerate import notebook_launcher
 from weakseg_lib.config import load_config
 from weakseg_lib.train import fit
+from weakseg_lib.training_data import TrainingData
 
 torch.set_num_threads(2)
 torch.ones(2000, 2000).exp().sum()  # by OpenMP's threads, which a fork leaves behind

@@ -37,9 +37,8 @@ def join(device: str = "auto") -> torch.device:
         raise InputError("--num_processes", problem, "start one process for each GPU, or use --device cpu")
     state = PartialState(cpu=picked.type == "cpu", timeout=PATIENCE)
     if multiprocessing.parent_process():
-        torch.set_num_threads(
-            1
-        )  # forked out of a notebook, whose OpenMP threads do not come along: more would hang
+        # Forked out of a notebook, whose OpenMP threads do not come along: waiting for them would take forever.
+        torch.set_num_threads(1)
     return state.device
 
 
