@@ -1,6 +1,7 @@
 """Training by two processes on a CPU (gloo), beside the same training by one."""
 
 import csv
+import errno
 import multiprocessing
 import os
 import signal
@@ -202,6 +203,21 @@ def test_a_loss_that_is_no_number_ends_both(make_sequence, tmp_path, settings, f
     _, given = settings(learning_rate=1e30)
     status, lines = fit_by_two(make_sequence(), "--out", tmp_path / "run", *given)
     assert status == [2, 2] and len(lines) == 1 and "the loss is" in lines[0]
+
+
+def test_a_full_disk_ends_both(make_sequence, tmp_path, settings, fit_by_two, monkeypatch):
+    replace = os.replace
+
+    def refuse(source, target):
+        if os.path.basename(target) == "checkpoint.pt":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    _, given = settings()
+    status, lines = fit_by_two(make_sequence(), "--out", tmp_path / "run", *given)
+    assert status == [2, 2] and len(lines) == 1 and "no space left" in lines[0]
+    assert not list((tmp_path / "run").glob(".*"))  # neither prepared stacks nor temporary files
 
 
 # The launchers themselves

@@ -12,7 +12,6 @@ import platform
 import shutil
 import signal
 import threading
-import time
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -168,7 +167,7 @@ def _provenance(seed, device) -> dict:
 def _train(trainer: Trainer, out: Path, on_log, progress):
     """Step until the progress is 1, with a log and a checkpoint every minute."""
     rows = _read_log(out / LOG, trainer.done)
-    pending, saved = [], time.monotonic()
+    pending, saved = [], trainer.seconds  # a clock that all processes share: they save together
     bar = tqdm(
         total=100, initial=int(100 * trainer.progress), desc="training", smoothing=0, disable=not progress
     )
@@ -186,9 +185,9 @@ def _train(trainer: Trainer, out: Path, on_log, progress):
                 )
                 if on_log and is_main():
                     on_log(row)
-                if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                if trainer.seconds - saved > CHECKPOINT_SECONDS:
                     _save(trainer, out, rows)
-                    saved = time.monotonic()
+                    saved = trainer.seconds
             bar.update(int(100 * min(trainer.progress, 1)) - bar.n)
             if total(len(interrupted), trainer.device):
                 bar.close()
@@ -221,10 +220,11 @@ def _interrupts_wait():
 
 
 def _save(trainer, out, rows):
-    if not is_main():
-        return
-    _write_log(out / LOG, rows)
-    save_tensors(out / CHECKPOINT, trainer.state())
+    def write():
+        _write_log(out / LOG, rows)
+        save_tensors(out / CHECKPOINT, trainer.state())
+
+    on_main(write)
 
 
 def _read_log(path: Path, steps: int) -> list[dict]:
