@@ -221,7 +221,8 @@ def _interrupts_wait():
 
 def _save(trainer, out, rows):
     def write():
-        _write_log(out / LOG, rows)
+        if rows:  # none yet, when the first steps are interrupted
+            _write_log(out / LOG, rows)
         save_tensors(out / CHECKPOINT, trainer.state())
 
     on_main(write)
