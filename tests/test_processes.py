@@ -126,17 +126,23 @@ def test_a_share_is_cut_as_in_the_whole_batch(make_sequence, tmp_path, tiny, mon
         {"method": "voxresnet", "batch": 3},
     ],
 )
-def test_two_processes_give_the_weights_of_one(make_sequence, tmp_path, settings, fit_by_two, changes):
+def test_two_processes_take_the_step_of_one(make_sequence, tmp_path, settings, fit_by_two, changes):
+    """After one step the optimiser holds a tenth of the gradient: compared here, before Adam makes the last digits of
+    a gradient near zero as large as any other."""
     sequence, one, two = make_sequence(frames=2), tmp_path / "one", tmp_path / "two"
-    config, given = settings(**changes)
+    config, given = settings(**changes | {"steps": 1})
     fit([sequence], one, config, device="cpu", progress=False)
     assert fit_by_two(sequence, "--out", two, *given) == ([0, 0], [])
-    assert apart(weights(one), weights(two)) < ROUNDING
-    for a, b in zip(losses(one), losses(two), strict=True):
-        assert a == pytest.approx(b, rel=1e-3)
+    states = [torch.load(out / "checkpoint.pt", weights_only=True) for out in (one, two)]
+    pairs = zip(*(state["optimiser"]["state"].values() for state in states), strict=True)
+    for a, b in ((x["exp_avg"], y["exp_avg"]) for x, y in pairs):
+        assert (a - b).abs().max() <= 1e-4 * a.abs().max() + 1e-7
+    assert losses(one)[0] == pytest.approx(losses(two)[0], rel=1e-4)
+    for key, value in states[0]["network"].items():
+        if "running" in key:
+            torch.testing.assert_close(value, states[1]["network"][key], rtol=1e-4, atol=1e-6)
     infos = read_info(one), read_info(two)
-    assert [info.pop("processes") for info in infos] == [1, 2]
-    assert infos[0]["data"] == infos[1]["data"] and infos[0]["steps"] == infos[1]["steps"] == STEPS
+    assert [info.pop("processes") for info in infos] == [1, 2] and infos[0]["data"] == infos[1]["data"]
     assert set(os.listdir(two)) == set(os.listdir(one)) | {"curves.png"}
 
 
