@@ -72,7 +72,7 @@ def settings(tmp_path, tiny):
     """A function: settings to them all, of a few steps, and the arguments that give them on the command line."""
 
     def make(**changes):
-        config = tiny.replace(steps=STEPS, **changes)
+        config = tiny.replace(**{"steps": STEPS} | changes)
         write_json(tmp_path / "config.json", config.to_json())
         return config, ("--config", tmp_path / "config.json")
 
