@@ -172,7 +172,7 @@ def _train(trainer: Trainer, out: Path, on_log, progress):
         total=100, initial=int(100 * trainer.progress), desc="training", smoothing=0, disable=not progress
     )
     bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-    with _interrupts_wait() as interrupted:
+    with bar, _interrupts_wait() as interrupted:
         while trainer.progress < 1:
             pending.append(trainer.step())
             if trainer.done % LOG_EVERY == 0 or trainer.progress >= 1:
