@@ -4,6 +4,7 @@ Exit status 0 when done, 2 with one line on stderr for a user's mistake, 130 whe
 """
 
 import argparse
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -16,18 +17,21 @@ def main(arguments=None) -> int:
     """Run one command; `arguments` defaults to the command line's. Returns the exit status."""
     options = _parser().parse_args(arguments)
     warnings.showwarning = _warn
+    speaks = os.environ.get("RANK", "0") == "0"  # of several processes, of which all fail alike, one tells
     try:
         if (getattr(options, "seed", None) or 0) < 0:
             raise InputError(f"--seed {options.seed}", "is negative", "give 0 or more")
         options.run(options)
     except InputError as error:
-        print(f"weakseg: {error}", file=sys.stderr)
+        if speaks:
+            print(f"weakseg: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         again = "the same command goes on from where it stopped"
         if options.run not in (_reproduce, _predict):
             again = "a training goes on from where it stopped with --resume"
-        print(f"weakseg: interrupted; {again}", file=sys.stderr)
+        if speaks:
+            print(f"weakseg: interrupted; {again}", file=sys.stderr)
         return 130
     return 0
 
@@ -261,6 +265,7 @@ def _annotate(options):
 def _fit(options):
     from weakseg_lib.data.files import write_json
     from weakseg_lib.plots import plot_curves, save_figure
+    from weakseg_lib.processes import is_main
     from weakseg_lib.runs import LOG
     from weakseg_lib.train import fit
 
@@ -273,6 +278,8 @@ def _fit(options):
         resume=options.resume,
         voxel_size=options.voxel_size,
     )
+    if not is_main():
+        return
     info = run.info
     hint = " (low: train longer)" if info["training_detection_f1"] < 0.5 else ""
     save_figure(plot_curves(run.folder / LOG), run.folder / "curves.png")

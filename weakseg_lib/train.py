@@ -12,7 +12,6 @@ import platform
 import shutil
 import signal
 import threading
-import time
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,8 +28,8 @@ from weakseg_lib.data.crops import CropSampler
 from weakseg_lib.data.files import atomic_path, check_result_folder, write_json
 from weakseg_lib.data.stacks import Sequence
 from weakseg_lib.data.voxel_classes import DenseSampler
-from weakseg_lib.device import pick_device
 from weakseg_lib.errors import InputError
+from weakseg_lib.processes import count, is_main, join, on_main, total
 from weakseg_lib.runs import (
     CHECKPOINT,
     CONFIG,
@@ -67,7 +66,8 @@ def fit(
     progress: bool = True,
 ) -> Run:
     """Train on the weak annotations (NAME/01_WEAK) of sequences and write the run folder `out`; VoxResNet
-    (`method=voxresnet`) on their full labels (NAME/01_GT/SEG).
+    (`method=voxresnet`) on their full labels (NAME/01_GT/SEG). Several processes that call it, started by
+    `accelerate launch` or `notebook_launcher`, train together (see `processes`).
 
     Args:
         sequences: folders NAME/01 or `Sequence` objects.
@@ -82,9 +82,37 @@ def fit(
 
     Raises InputError for unusable data or annotation and for an `out` that holds a run (unless resumed).
     """
-    out, device = Path(out), pick_device(device)
+    out, device = Path(out), join(device)
+    progress = progress and is_main()
+    data, info = on_main(
+        lambda: _begin(sequences, out, config, seed, device, resume, (voxel_size, masks, progress))
+    )
+    if info["finished"]:
+        return load_run(out, device.type)
+    config, seed, prepared = data.config, data.seed, out / ".prepared"
+    try:
+        stacks = on_main(lambda: data.prepare(info, prepared))
+        if total(int(stacks[-1].folder.is_dir()), device) < count():
+            raise InputError(out, "is not seen by all processes", "choose a folder that all machines share")
+        torch.manual_seed(seed)
+        dense = config.method == "voxresnet"
+        network = make_network(config, info)
+        sampler = (DenseSampler if dense else CropSampler)(stacks, config, seed)
+        trainer = Trainer(network, sampler, config, device)
+        if (out / CHECKPOINT).is_file():
+            trainer.load_state(load_tensors(out / CHECKPOINT))
+        _train(trainer, out, on_log, progress)
+        network.load_state_dict(trainer.average)
+        info = on_main(lambda: _finish(trainer, out, info, progress))
+    finally:
+        if is_main():
+            shutil.rmtree(prepared, ignore_errors=True)
+    return Run(out, config, info, network.eval())
+
+
+def _begin(sequences, out, config, seed, device, resume, given) -> tuple[TrainingData, dict]:
+    """Check everything and, unless it is resumed, begin the run folder: the data, and what run.json says."""
     sequences = [s if isinstance(s, Sequence) else Sequence(s) for s in sequences]
-    given = (voxel_size, masks, progress)
     started = (out / RUN).is_file()
     if started and not resume:
         raise InputError(out, "already holds a run", "continue it with --resume, or choose another folder")
@@ -92,15 +120,15 @@ def fit(
         info, config, seed = _check_resume(out, sequences, config, seed)
         if info["finished"]:
             warnings.warn(
-                f"{out}: is finished, nothing is left to do; for more steps start a new run", stacklevel=2
+                f"{out}: is finished, nothing is left to do; for more steps start a new run", stacklevel=5
             )
-            return load_run(out, device.type)
+            return None, info
         data = TrainingData(sequences, config, seed, *given)
         if data.survey()["data"] != info["data"]:
             raise InputError(out, "its stacks or their annotation changed since it began", "start a new run")
     else:
         if resume:
-            warnings.warn(f"{out}: holds no run to resume, so a new one begins", stacklevel=2)
+            warnings.warn(f"{out}: holds no run to resume, so a new one begins", stacklevel=5)
         config, seed = config or Config(), seed or 0
         check_result_folder(out)
         if not config.steps and not config.minutes:
@@ -109,26 +137,17 @@ def fit(
         info = data.survey() | _provenance(seed, device)
         write_json(out / CONFIG, config.to_json())
         write_json(out / RUN, info)
+    return data, info
 
-    torch.manual_seed(seed)
-    dense = config.method == "voxresnet"
-    network = make_network(config, info)
-    prepared = out / ".prepared"
-    try:
-        stacks = data.prepare(info, prepared)
-        sampler = (DenseSampler if dense else CropSampler)(stacks, config, seed)
-        trainer = Trainer(network, sampler, config, device)
-        if (out / CHECKPOINT).is_file():
-            trainer.load_state(load_tensors(out / CHECKPOINT))
-        _train(trainer, out, on_log, progress)
-        network.load_state_dict(trainer.average)
-        save_tensors(out / WEIGHTS, {k: v.cpu() for k, v in trainer.average.items()})
-        info |= (choose_components if dense else choose_thresholds)(network, stacks, progress)
-    finally:
-        shutil.rmtree(prepared, ignore_errors=True)
+
+def _finish(trainer: Trainer, out: Path, info: dict, progress) -> dict:
+    """Write the averaged weights, choose the thresholds, and say so in run.json, which is returned."""
+    save_tensors(out / WEIGHTS, {k: v.cpu() for k, v in trainer.average.items()})
+    choose = choose_components if trainer.config.method == "voxresnet" else choose_thresholds
+    info |= choose(trainer.network, trainer.sampler.stacks, progress)
     info |= {"finished": True, "steps": trainer.done, "seconds": round(trainer.seconds, 1)}
     write_json(out / RUN, info)
-    return load_run(out, device.type)
+    return read_info(out)
 
 
 def _provenance(seed, device) -> dict:
@@ -137,6 +156,7 @@ def _provenance(seed, device) -> dict:
         "weakseg": weakseg_lib.__version__,
         "finished": False,
         "seed": seed,
+        "processes": count(),
         "device": device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
@@ -147,12 +167,12 @@ def _provenance(seed, device) -> dict:
 def _train(trainer: Trainer, out: Path, on_log, progress):
     """Step until the progress is 1, with a log and a checkpoint every minute."""
     rows = _read_log(out / LOG, trainer.done)
-    pending, saved = [], time.monotonic()
+    pending, saved = [], trainer.seconds  # a clock that all processes share: they save together
     bar = tqdm(
         total=100, initial=int(100 * trainer.progress), desc="training", smoothing=0, disable=not progress
     )
     bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-    with _interrupts_wait() as interrupted:
+    with bar, _interrupts_wait() as interrupted:
         while trainer.progress < 1:
             pending.append(trainer.step())
             if trainer.done % LOG_EVERY == 0 or trainer.progress >= 1:
@@ -163,13 +183,13 @@ def _train(trainer: Trainer, out: Path, on_log, progress):
                 bar.set_postfix(
                     step=trainer.done, loss=row["loss"], **{list(row)[-1][5:]: list(row.values())[-1]}
                 )
-                if on_log:
+                if on_log and is_main():
                     on_log(row)
-                if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                if trainer.seconds - saved > CHECKPOINT_SECONDS:
                     _save(trainer, out, rows)
-                    saved = time.monotonic()
+                    saved = trainer.seconds
             bar.update(int(100 * min(trainer.progress, 1)) - bar.n)
-            if interrupted:
+            if total(len(interrupted), trainer.device):
                 bar.close()
                 _save(trainer, out, rows)
                 raise KeyboardInterrupt
@@ -200,8 +220,12 @@ def _interrupts_wait():
 
 
 def _save(trainer, out, rows):
-    _write_log(out / LOG, rows)
-    save_tensors(out / CHECKPOINT, trainer.state())
+    def write():
+        if rows:  # none yet, when the first steps are interrupted
+            _write_log(out / LOG, rows)
+        save_tensors(out / CHECKPOINT, trainer.state())
+
+    on_main(write)
 
 
 def _read_log(path: Path, steps: int) -> list[dict]:

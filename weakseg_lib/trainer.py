@@ -9,13 +9,19 @@ from weakseg_lib.config import Config
 from weakseg_lib.data.crops import CropSampler
 from weakseg_lib.device import autocast, memory_format
 from weakseg_lib.errors import InputError
+from weakseg_lib.processes import count, is_main, sum_gradients, total
 
 
 class Trainer:
-    """The network, its optimiser and everything else that a checkpoint holds; `step()` is one update."""
+    """The network, its optimiser and everything else that a checkpoint holds; `step()` is one update.
+
+    Where several processes train together, all have the same of everything, and step together.
+    """
 
     def __init__(self, network: torch.nn.Module, sampler: CropSampler, config: Config, device: torch.device):
         self.network, self.sampler, self.config, self.device = network, sampler, config, device
+        if count() > 1 and device.type == "cuda":
+            torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
         network.to(device, memory_format=memory_format()).train()
         decay = [p for p in network.parameters() if p.ndim > 1]
         plain = [p for p in network.parameters() if p.ndim <= 1]
@@ -42,23 +48,25 @@ class Trainer:
         rate = self.config.learning_rate * one_cycle(self.progress)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        # Anchors are sampled by torch's own generator: seeded anew each step, a resumed run draws the same.
-        torch.manual_seed((self.sampler.seed * 1_000_003 + self.done) % 2**63)
         batch = self.sampler.batch(self.done).to(self.device)
         batch.images = batch.images.contiguous(memory_format=memory_format())
         with autocast(self.device, self.config.precision):
             parts = self.network.losses(batch, self.progress)
+        share = sum(parts.values())
+        parts = dict(zip(parts, total(torch.stack(list(parts.values())).detach(), self.device), strict=True))
         loss = sum(parts.values())
         if not torch.isfinite(loss):
             problem = f"the loss is {loss.item()} at step {self.done}"
             raise InputError("training", problem, "set a lower learning_rate, or precision=float32")
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        share.backward()
+        sum_gradients(self.network)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
         self.optimiser.step()
         self._update_average()
         self.done += 1
-        self.seconds += time.perf_counter() - began
+        # The main process's clock: --minutes ends all at the same step.
+        self.seconds += float(total((time.perf_counter() - began) * is_main(), self.device))
         return {"lr": rate, "loss": loss.item()} | {f"loss_{k}": v.item() for k, v in parts.items()}
 
     @torch.no_grad()

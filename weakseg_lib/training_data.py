@@ -16,6 +16,7 @@ from weakseg_lib.data.stacks import Sequence
 from weakseg_lib.data.voxel_classes import prepare_classes
 from weakseg_lib.errors import InputError
 from weakseg_lib.model.anchors import anchor_sizes_from_boxes
+from weakseg_lib.processes import count
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class TrainingData:
     def survey(self) -> dict:
         """Read everything once, so that whatever is wrong is said before the training, and collect what run.json
         tells of it."""
+        if self.config.batch < count():
+            problem = f"is less than a crop for each of {count()} processes"
+            raise InputError(
+                f"batch={self.config.batch}", problem, f"start fewer, or --set batch={count()} or more"
+            )
         sides, voxels, n_stacks, n_masks, data = [], [], 0, 0, hashlib.sha256()
         for sequence, t in self._frames("checking annotations"):
             stack = sequence.read(t, voxel_size=self.voxel_size)
@@ -64,7 +70,7 @@ class TrainingData:
                 names, "no boxes in any stack", "draw a box around every cell, or run `weakseg annotate`"
             )
         if not n_masks:
-            warnings.warn(f"{names}: no instance has a mask, so only the detector is trained", stacklevel=4)
+            warnings.warn(f"{names}: no instance has a mask, so only the detector is trained", stacklevel=7)
         working = working_voxel(sides, np.median(voxels, axis=0), self.config.cell_size)
         mean_side = sides.prod(1) ** (1 / 3)
         smallest = self.config.smallest * float(np.median(mean_side))

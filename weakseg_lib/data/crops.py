@@ -9,12 +9,14 @@ from weakseg_lib.data.prepare import PreparedStack, compress
 from weakseg_lib.model.network import Batch
 from weakseg_lib.ops.boxes import box_volume, enlarge
 from weakseg_lib.ops.roi_align import roi_align_3d
+from weakseg_lib.processes import share
 
 VISIBLE = 0.4  # a cell of which less lies in the crop is neither taught nor counted as background
 
 
 class CropSampler:
-    """Draws batches of crops. Batch number `step` depends on the seed and `step` alone, so a resumed run sees the same.
+    """Draws batches of crops. Batch number `step` depends on the seed and `step` alone, so a resumed run sees the same,
+    and so do several processes, each of which cuts its share of it.
 
     The crop is centred near a randomly chosen cell, on a masked one half of the time: masks are few, and they are the
     only teachers of the mask head.
@@ -26,10 +28,11 @@ class CropSampler:
         self.stacks, self.config, self.seed = stacks, config, seed
 
     def batch(self, step: int) -> Batch:
-        rng = np.random.default_rng([self.seed, step])
-        crops = [self._crop(stack, rng) for stack in self.choose(rng)]
+        crops = self._cut_share(step, self._crop)
+        seeds = [np.random.SeedSequence([self.seed, step, i]) for i in share(self.config.batch)]
         return Batch(
             images=torch.stack([c["image"] for c in crops]),
+            seeds=[torch.tensor(int(seed.generate_state(1)[0])) for seed in seeds],
             **{key: [c[key] for c in crops] for key in ("boxes", "classes", "ignore", "rois")},
             **{
                 key: torch.cat([c[key] for c in crops])
@@ -37,17 +40,26 @@ class CropSampler:
             },
         )
 
+    def _cut_share(self, step: int, cut) -> list:
+        """This process's crops. For those of others only the random numbers are drawn: the next crop needs its own."""
+        rng, mine = np.random.default_rng([self.seed, step]), share(self.config.batch)
+        crops = [cut(stack, rng, i in mine) for i, stack in enumerate(self.choose(rng))]
+        return [crops[i] for i in mine]
+
     def choose(self, rng) -> list[PreparedStack]:
         """The stacks that the crops of a batch come from: all different, as long as there are enough."""
         order = rng.permutation(len(self.stacks))
         return [self.stacks[order[i % len(order)]] for i in range(self.config.batch)]
 
-    def window(self, stack: PreparedStack, known: dict, rng):
-        """Where a crop is cut: the image there (1, *config.crop), its corner and its size (3,) in the stack."""
+    def window(self, stack: PreparedStack, known: dict, rng, mine: bool):
+        """Where a crop is cut: the image there (1, *config.crop), its corner and its size (3,) in the stack. The image
+        of a crop that is not `mine` is a voxel."""
         image, size = stack.image(), np.array(self.config.crop)
         zoom = np.exp(rng.uniform(-1, 1) * np.log1p(self.config.zoom))
         cut = np.round(size / zoom).astype(int)
         corner = self._corner(image.shape, known["boxes"], known["has_mask"], cut, rng)
+        if not mine:
+            return torch.zeros(1, 1, 1, 1), corner, cut
         voxels = torch.from_numpy(cut_block(image, corner, cut))[None, None]
         return (
             F.interpolate(voxels, self.config.crop, mode="trilinear", align_corners=False)[0],
@@ -55,10 +67,10 @@ class CropSampler:
             cut,
         )
 
-    def _crop(self, stack: PreparedStack, rng) -> dict:
+    def _crop(self, stack: PreparedStack, rng, mine: bool) -> dict:
         config, known = self.config, stack.known()
         boxes, size = known["boxes"], np.array(config.crop)
-        voxels, corner, cut = self.window(stack, known, rng)
+        voxels, corner, cut = self.window(stack, known, rng, mine)
         scale = size / cut
 
         moved = (torch.from_numpy(boxes) - torch.tensor(np.tile(corner, 2))) * torch.tensor(np.tile(scale, 2))
@@ -69,7 +81,7 @@ class CropSampler:
         rois, which = self._regions(clipped, seen, known["has_mask"], rng)
         masked = known["has_mask"][which]
         targets = np.zeros((len(which), *(2 * config.roi_size,) * 3), np.float32)
-        for k in np.flatnonzero(masked):
+        for k in np.flatnonzero(masked & mine):
             in_stack = (rois[k].numpy() / np.tile(scale, 2) + np.tile(corner, 2)) / np.tile(known["scale"], 2)
             targets[k] = mask_target(known, which[k], in_stack, 2 * config.roi_size, config.soft_targets)
         classes = torch.from_numpy(known["classes"])

@@ -69,15 +69,14 @@ class DenseSampler(CropSampler):
     """The crops of `CropSampler`, cut, varied and turned alike, with the class of every voxel."""
 
     def batch(self, step: int) -> DenseBatch:
-        rng = np.random.default_rng([self.seed, step])
-        images, classes = zip(*(self._dense_crop(stack, rng) for stack in self.choose(rng)), strict=True)
+        images, classes = zip(*self._cut_share(step, self._dense_crop), strict=True)
         return DenseBatch(torch.stack(images), torch.stack(classes))
 
-    def _dense_crop(self, stack, rng):
+    def _dense_crop(self, stack, rng, mine: bool):
         known = stack.known()
-        voxels, corner, cut = self.window(stack, known, rng)
+        voxels, corner, cut = self.window(stack, known, rng, mine)
         classes = cut_block(np.load(stack.folder / CLASSES, mmap_mode="r"), corner, cut, np.uint8)
-        classes = resample_labels(classes, self.config.crop)
+        classes = resample_labels(classes, voxels.shape[1:])
         both = torch.cat([compress(self.intensities(voxels, rng)), torch.from_numpy(classes)[None].float()])
         both = both.flip([int(axis) + 1 for axis in np.flatnonzero(rng.random(3) < 0.5)])
         if self.config.crop[1] == self.config.crop[2] and rng.random() < 0.5:

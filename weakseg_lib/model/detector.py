@@ -16,6 +16,7 @@ from weakseg_lib.model.anchors import (
 )
 from weakseg_lib.model.voxres import norm_relu
 from weakseg_lib.ops.boxes import decode, diou_loss, encode, enlarge, paired_iou
+from weakseg_lib.processes import total
 
 # Between a cell's positives and its rim nothing is taught: calling the next anchor background, because a noisier
 # one was nearer to the centre, would teach the network to be unsure of every cell.
@@ -61,10 +62,13 @@ class Detector(nn.Module):
         """Logits (..., outputs) -> probability of each foreground class (..., classes - 1)."""
         return logits.softmax(-1)[..., 1:] if self.paper else logits.sigmoid()
 
-    def loss(self, anchors, logits, code, boxes, classes, ignore) -> tuple[torch.Tensor, torch.Tensor]:
+    def loss(
+        self, anchors, logits, code, boxes, classes, ignore, seeds=()
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """L_cls and L_reg of a batch. `boxes`, `classes`, `ignore`: a list entry an image, (n, 6), (n,), (k, 6).
 
-        Anchors centred in an `ignore` box (a cell mostly outside the crop) take no part.
+        Anchors centred in an `ignore` box (a cell mostly outside the crop) take no part. `seeds`, one an image: of the
+        anchors that the paper's loss samples.
         """
         form = self._paper_loss if self.paper else self._default_loss
         parts = []
@@ -72,9 +76,12 @@ class Detector(nn.Module):
             match = self._match(anchors, boxes[i])
             unclear = ignore[i] if self.paper else torch.cat([ignore[i], enlarge(boxes[i], -CORE)])
             match[_centred_in(anchors, unclear) & (match == BACKGROUND)] = IGNORED
+            if self.paper and len(seeds):
+                torch.manual_seed(int(seeds[i]))
             parts.append(form(anchors, logits[i], code[i], boxes[i], classes[i], match))
         losses, counts = zip(*parts, strict=True)
-        return tuple(torch.stack(part).sum() / max(sum(counts), 1) for part in zip(*losses, strict=True))
+        count = max(total(sum(counts), logits.device), 1)
+        return tuple(torch.stack(part).sum() / count for part in zip(*losses, strict=True))
 
     def _match(self, anchors, boxes):
         return match_iou(anchors, boxes) if self.paper else match_atss(anchors, boxes, len(self.anchor_sizes))

@@ -1,7 +1,7 @@
 """The whole network: backbone, one-step detector, mask head; L = L_box + L_mask."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from weakseg_lib.model.masks import MaskHead, mask_loss, projection_loss
 from weakseg_lib.model.voxres import Backbone
 from weakseg_lib.ops.boxes import clip_boxes, cluster, decode, nms
 from weakseg_lib.ops.roi_align import roi_align_3d, roi_align_3d_multi
+from weakseg_lib.processes import total
 
 
 @dataclass
@@ -20,7 +21,8 @@ class Batch:
 
     images (N, 1, D, H, W) float32; boxes (n, 6), classes (n,) from 1, ignore (k, 6); rois (m, 6) regions for the mask
     head, roi_classes (m,), targets (m, M, M, M) in [0, 1], weights (m,) 1 where the instance has a voxel mask, and
-    inside (m, 3, M): the share of each slab of the region that lies in the annotated box.
+    inside (m, 3, M): the share of each slab of the region that lies in the annotated box. seeds: () int64, of what is
+    drawn at random in the loss of a crop.
     """
 
     images: torch.Tensor
@@ -32,6 +34,7 @@ class Batch:
     targets: torch.Tensor
     weights: torch.Tensor
     inside: torch.Tensor
+    seeds: list[torch.Tensor] = field(default_factory=list)
 
     def to(self, device) -> "Batch":
         def move(value):
@@ -93,9 +96,11 @@ class Network(nn.Module):
         """The parts of L = L_box + L_mask, L_box = L_cls + L_reg, on crops; `progress` does not matter."""
         maps = self.backbone(batch.images)
         found = self.detector(maps[self.config.head_stride])
-        classification, regression = self.detector.loss(*found, batch.boxes, batch.classes, batch.ignore)
+        classification, regression = self.detector.loss(
+            *found, batch.boxes, batch.classes, batch.ignore, batch.seeds
+        )
         parts = {"class": classification, "box": regression * self.config.box_weight}
-        if len(batch.weights):
+        if total(len(batch.weights), batch.weights.device):
             logits = self.masks(maps, batch.rois, batch.roi_classes)
             parts["mask"] = mask_loss(logits, batch.targets, batch.weights, self.config.dice)
             if self.config.box_supervision:

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from weakseg_lib.config import Config
 from weakseg_lib.model.voxres import VoxRes, norm_relu
+from weakseg_lib.processes import total
 
 AUXILIARY = 1e-3  # weight of the auxiliary losses at the end of training; 1 at its start
 
@@ -80,9 +81,12 @@ class VoxResNet(nn.Module):
         branches = [b.float() for b in self(batch.images)]
         alone = sum(F.cross_entropy(b, batch.voxel_classes) for b in branches)
         weight = AUXILIARY**progress
+        part = len(batch.images) / total(
+            len(batch.images), batch.images.device
+        )  # of the mean over all processes
         return {
-            "voxels": F.cross_entropy(sum(branches), batch.voxel_classes),
-            "branches": weight * alone,
+            "voxels": part * F.cross_entropy(sum(branches), batch.voxel_classes),
+            "branches": part * weight * alone,
         }
 
     def probabilities(self, image: torch.Tensor) -> torch.Tensor:
