@@ -66,16 +66,23 @@ class Document:
             for region in self._unsaved:  # only what changed: a whole stack takes too long for every stroke
                 self._saved_masks[region] = self.masks[region]
             self._unsaved.clear()
-            items = sorted(self.instances.items())
-            has_mask = np.array([one.voxels > 0 for _, one in items], bool)
-            annotation = WeakAnnotation(
-                ids=np.array([id_ for id_, _ in items], np.int64),
-                boxes=np.array([one.box for _, one in items], np.float32).reshape(-1, 6),
-                classes=np.array([one.class_ for _, one in items], np.int64),
-                has_mask=has_mask,
-                masks=self._saved_masks if has_mask.any() else None,
-            )
-            return self.version, self.mask_version, annotation
+            return self.version, self.mask_version, self._annotation(self._saved_masks)
+
+    def annotation(self):
+        """Return the `WeakAnnotation` as it is now, with masks of its own."""
+        with self.lock:
+            return self._annotation(self.masks.copy())
+
+    def _annotation(self, masks):
+        items = sorted(self.instances.items())
+        has_mask = np.array([one.voxels > 0 for _, one in items], bool)
+        return WeakAnnotation(
+            ids=np.array([id_ for id_, _ in items], np.int64),
+            boxes=np.array([one.box for _, one in items], np.float32).reshape(-1, 6),
+            classes=np.array([one.class_ for _, one in items], np.int64),
+            has_mask=has_mask,
+            masks=masks if has_mask.any() else None,
+        )
 
     def add_box(self, box):
         """Add an instance; return its id. box: (z0, y0, x0, z1, y1, x1), rounded and clipped to the stack."""

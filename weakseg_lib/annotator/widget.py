@@ -1,6 +1,8 @@
 """The annotator in a notebook: answers what the page (annotator.js) asks for, and edits as it says."""
 
+import io
 import time
+from base64 import b64encode
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -9,13 +11,14 @@ import numpy as np
 from weakseg_lib.annotator.autosave import Autosave
 from weakseg_lib.data.stacks import Sequence, frame_name
 from weakseg_lib.errors import InputError
+from weakseg_lib.plots import JPEG, show_annotation
 
 try:
     import anywidget
     import traitlets
 except ImportError as error:
     raise InputError(
-        "anywidget", "is not installed", 'run `pip install "weakseg_lib[notebooks]"` and restart the kernel'
+        "anywidget", "is not installed", 'run `pip install "weakseg_lib[annotator]"` and restart the kernel'
     ) from error
 
 HERE = Path(__file__).parent
@@ -65,6 +68,19 @@ class Annotator(anywidget.AnyWidget):
             "most": int(self._image.max()),
         }
         self.on_msg(self._receive)
+
+    def __repr__(self):
+        cells = self.document.instances.values()
+        masks = sum(cell.voxels > 0 for cell in cells)
+        return f"Annotator of {self.info['title']}: {len(cells)} boxes, {masks} masks"
+
+    def _repr_mimebundle_(self, **kwargs):
+        # Pages without a kernel (a saved HTML, a code host) can't show a widget and take the picture instead.
+        data, *about = super()._repr_mimebundle_(**kwargs)
+        file, voxel_size = io.BytesIO(), self.info["voxel_size"]
+        figure = show_annotation(self._image, voxel_size, self.document.annotation())
+        figure.savefig(file, format="jpeg", pil_kwargs=JPEG)
+        return data | {"image/jpeg": b64encode(file.getvalue()).decode()}, *about
 
     @property
     def document(self):
