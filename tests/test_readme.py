@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from weakseg_lib import cli
+from weakseg_lib import actions, cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -35,7 +35,7 @@ def test_all_commands_are_shown():
 def test_settings_that_it_names_exist():
     for words in commands("weakseg"):
         if words[0] == "fit":
-            cli._config(cli._parser().parse_args(words))
+            actions.config_of(cli._parser().parse_args(words))
 
 
 def test_make_has_the_targets():

@@ -1,4 +1,4 @@
-"""The command `weakseg`: simulate, annotate, propose, fit, rank, predict, evaluate.
+"""The command `weakseg`: what it understands. actions.py has what its commands do.
 
 Exit status 0 when done, 2 with one line on stderr for a user's mistake, 130 when interrupted.
 """
@@ -7,9 +7,9 @@ import argparse
 import os
 import sys
 import warnings
-from pathlib import Path
 
 import weakseg_lib
+from weakseg_lib import actions
 from weakseg_lib.errors import InputError
 
 
@@ -28,7 +28,7 @@ def main(arguments=None) -> int:
         return 2
     except KeyboardInterrupt:
         again = "the same command goes on from where it stopped"
-        if options.run not in (_reproduce, _predict):
+        if options.run not in (actions.reproduce, actions.predict):
             again = "a training goes on from where it stopped with --resume"
         if speaks:
             print(f"weakseg: interrupted; {again}", file=sys.stderr)
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=weakseg_lib.__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = _add(commands, "simulate", _simulate, "write simulated stacks with exact labels")
+    command = _add(commands, "simulate", actions.simulate, "write simulated stacks with exact labels")
     command.add_argument("specimen", choices=["hl60", "microglia", "celegans"])
     command.add_argument(
         "out", metavar="OUT", help="new folder; gets 01 (group 1), 02 (group 2) and their labels"
@@ -66,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
         "--tracks", nargs=2, metavar="FILE", help="celegans: draw real tracks (CSV), group 1 and group 2"
     )
 
-    command = _add(commands, "annotate", _annotate, "make a weak annotation from full labels: NAME/01_WEAK")
+    command = _add(
+        commands, "annotate", actions.annotate, "make a weak annotation from full labels: NAME/01_WEAK"
+    )
     command.add_argument("sequences", nargs="+", metavar="SEQ", help="sequence folder, NAME/01")
     command.add_argument(
         "--masks", type=float, default=0.2, help="share of the instances of a stack that get a mask"
@@ -74,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--overwrite", action="store_true", help="replace annotation that was drawn by hand")
 
-    command = _add(commands, "propose", _propose, "write boxes to be corrected: NAME/01_WEAK")
+    command = _add(commands, "propose", actions.propose, "write boxes to be corrected: NAME/01_WEAK")
     command.add_argument("sequences", nargs="+", metavar="SEQ", help="sequence folder, NAME/01")
     command.add_argument(
         "--by",
@@ -87,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_device(command)
     _add_voxel_size(command)
 
-    command = _add(commands, "rank", _rank, "say which cells to mask next")
+    command = _add(commands, "rank", actions.rank, "say which cells to mask next")
     command.add_argument(
         "trained", metavar="RUN", help="run folder of a `weakseg fit` on boxes and some masks"
     )
@@ -104,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_device(command)
     _add_voxel_size(command)
 
-    command = _add(commands, "fit", _fit, "train on weakly annotated sequences")
+    command = _add(commands, "fit", actions.fit, "train on weakly annotated sequences")
     command.add_argument(
         "sequences", nargs="+", metavar="SEQ", help="sequence folder with its SEQ_WEAK beside it"
     )
@@ -128,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_device(command)
     _add_voxel_size(command)
 
-    command = _add(commands, "predict", _predict, "segment stacks with a trained run")
+    command = _add(commands, "predict", actions.predict, "segment stacks with a trained run")
     command.add_argument(
         "trained", metavar="RUN", help="run folder of `weakseg fit`, or hl60: weights that come along"
     )
@@ -171,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_voxel_size(command)
 
     command = _add(
-        commands, "reproduce", _reproduce, "run one of the paper's experiments and write its table"
+        commands, "reproduce", actions.reproduce, "run one of the paper's experiments and write its table"
     )
     command.add_argument("experiment", choices=["hl60", "microglia", "celegans"])
     command.add_argument("--size", choices=["laptop", "paper"], default="laptop")
@@ -185,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_device(command)
 
-    command = _add(commands, "evaluate", _evaluate, "score a result against the truth")
+    command = _add(commands, "evaluate", actions.evaluate, "score a result against the truth")
     command.add_argument(
         "result", metavar="RESULT", help="folder of `weakseg predict --out`, or one mask TIFF"
     )
@@ -197,7 +199,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", metavar="FILE", help="also write every number to FILE")
     _add_voxel_size(command)
 
-    command = _add(commands, "import", _import, "bring images into a sequence folder: NAME/01/t000.tif, ...")
+    command = _add(
+        commands, "import", actions.import_files, "bring images into a sequence folder: NAME/01/t000.tif, ..."
+    )
     command.add_argument(
         "files", nargs="+", metavar="FILE", help="TIFF, ND2, CZI, OME-Zarr, or a folder of them"
     )
@@ -210,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--append", action="store_true", help="add to the images that are there")
     _add_voxel_size(command)
 
-    command = _add(commands, "export", _export, "write a result as other tools read it")
+    command = _add(commands, "export", actions.export, "write a result as other tools read it")
     command.add_argument("result", metavar="RESULT", help="folder of `weakseg predict --out`")
     command.add_argument("--to", required=True, metavar="OUT", help="folder to write")
     command.add_argument("--images", metavar="NAME/01", help="the images, for intensities and OME-Zarr")
@@ -234,212 +238,3 @@ def _add_device(command):
 def _add_voxel_size(command):
     text = "voxel size in um, where the files do not have it"
     command.add_argument("--voxel-size", nargs=3, type=float, metavar=("Z", "Y", "X"), help=text)
-
-
-# The imports are inside, so that `weakseg --help` does not wait for torch.
-
-
-def _simulate(options):
-    from weakseg_lib.data.simulate import SPECIMENS
-    from weakseg_lib.data.stacks import Sequence
-
-    more = {}
-    for option, specimen in (("swc", "microglia"), ("tracks", "celegans")):
-        if getattr(options, option):
-            if options.specimen != specimen:
-                raise InputError(f"--{option} with {options.specimen}", f"is for {specimen}", "leave it out")
-            more[option] = getattr(options, option)
-    folders = SPECIMENS[options.specimen](options.out, options.stacks, options.size, options.seed, **more)
-    stacks = " and ".join(str(len(Sequence(folder).frames)) for folder in folders)
-    print(f"wrote {', '.join(map(str, folders))}: {stacks} simulated stacks, full labels in ..._GT/SEG")
-
-
-def _annotate(options):
-    from weakseg_lib.data.annotation import annotate_sequence
-
-    for sequence in options.sequences:
-        folder = annotate_sequence(sequence, options.masks, options.seed, overwrite=options.overwrite)
-        print(f"wrote {folder}: a box for every instance, a mask for {options.masks:.0%} of them")
-
-
-def _fit(options):
-    from weakseg_lib.data.files import write_json
-    from weakseg_lib.plots import plot_curves, save_figure
-    from weakseg_lib.processes import is_main
-    from weakseg_lib.runs import LOG
-    from weakseg_lib.train import fit
-
-    run = fit(
-        options.sequences,
-        options.out,
-        _config(options),
-        seed=options.seed,
-        device=options.device,
-        resume=options.resume,
-        voxel_size=options.voxel_size,
-    )
-    if not is_main():
-        return
-    info = run.info
-    hint = " (low: train longer)" if info["training_detection_f1"] < 0.5 else ""
-    save_figure(plot_curves(run.folder / LOG), run.folder / "curves.png")
-    if options.json:
-        write_json(options.json, info)
-    print(
-        f"wrote {run.folder}: {info['steps']} steps in {info['seconds'] / 60:.1f} min on {info['device']}, "
-        f"{info['instances']} boxes ({info['not_taught']} too small to teach) and {info['masks']} masks "
-        f"in {info['stacks']} stacks; "
-        f"detection F1 on the training stacks {info['training_detection_f1']:.3f}{hint}"
-    )
-
-
-def _config(options):
-    """The settings asked for; None where a resumed run is to keep its own."""
-    from weakseg_lib.config import load_config
-
-    asked = (options.method, options.preset, options.config, options.settings, options.steps, options.minutes)
-    if options.resume and not any(asked) and (Path(options.out) / "run.json").is_file():
-        return None
-    config = load_config(options.preset or "laptop", options.config, options.settings)
-    if options.method:
-        config = config.replace(method=options.method)
-    if options.steps is not None:
-        config = config.replace(steps=_positive("--steps", options.steps), minutes=0.0)
-    if options.minutes is not None:
-        config = config.replace(steps=0, minutes=_positive("--minutes", options.minutes))
-    return config
-
-
-def _positive(name, value):
-    if not value > 0:
-        raise InputError(f"{name} {value}", "must be more than 0", "give a larger number")
-    return value
-
-
-def _predict(options):
-    from weakseg_lib.data.plausible import VoxelSizeWarning
-    from weakseg_lib.prediction import predict
-    from weakseg_lib.runs import find_run, read_info
-
-    # It is compared with the training's, and an error then says more.
-    warnings.simplefilter("ignore", VoxelSizeWarning)
-    cells = predict(
-        options.trained,
-        options.inputs,
-        options.out,
-        voxel_size=options.voxel_size,
-        frame=options.frame,
-        score=options.score,
-        reading=options.reading,
-        device=options.device,
-        scheduler=options.scheduler,
-        workers=options.workers,
-        blocks=options.blocks,
-        again=options.again,
-    )
-    alone = (
-        ""
-        if read_info(find_run(options.trained))["has_masks"]
-        else ", boxes alone as it was trained without masks"
-    )
-    for folder, number in cells.items():
-        hint = "" if number else " (train longer, or lower --score)"
-        print(f"wrote {folder}: {number} cells{hint}{alone}")
-
-
-def _reproduce(options):
-    from weakseg_lib.pictures import draw_reproduction
-    from weakseg_lib.reproduce import reproduce
-
-    out = options.out or f"results/reproduce_{options.experiment}_{options.size}"
-    table = reproduce(
-        options.experiment, out, options.size, options.data, options.seeds, options.curve, options.device
-    )
-    print(table.read_text())
-    print(f"wrote {table}; pictures: {', '.join(p.name for p in draw_reproduction(table.parent))}")
-
-
-def _evaluate(options):
-    from weakseg_lib.data.files import write_json
-    from weakseg_lib.evaluation import evaluate, format_table
-
-    scores = evaluate(options.result, options.truth, frames=options.frames, voxel_size=options.voxel_size)
-    print(format_table(scores), end="")
-    if options.json:
-        write_json(options.json, scores)
-    if options.picture:
-        from weakseg_lib.pictures import draw_worst
-
-        drawn = draw_worst(
-            scores, options.result, options.truth, options.picture, options.frames, options.voxel_size
-        )
-        print(f"drew {drawn}: the stack with the lowest detection F1")
-
-
-def _import(options):
-    from weakseg_lib.data.import_images import import_images
-
-    sequence = import_images(
-        options.files,
-        options.out,
-        channel=options.channel,
-        axes=options.axes,
-        frame=options.frame,
-        voxel_size=options.voxel_size,
-        append=options.append,
-    )
-    print(f"wrote {sequence.path}: {len(sequence.frames)} images")
-
-
-def _export(options):
-    from weakseg_lib.export import FORMS, export
-
-    forms = FORMS if options.form == "all" else (options.form,)
-    written = export(options.result, options.to, options.images, forms, options.voxel_size)
-    print(f"wrote {', '.join(map(str, written))}")
-
-
-def _propose(options):
-    from weakseg_lib.data.stacks import Sequence
-    from weakseg_lib.propose import propose_sequence
-
-    for path in options.sequences:
-        sequence = Sequence(path)
-        numbers = propose_sequence(
-            sequence,
-            options.by,
-            options.diameter,
-            options.score,
-            device=options.device,
-            voxel_size=options.voxel_size,
-        )
-        empty = [t for t, number in numbers.items() if not number]
-        kept = len(sequence.frames) - len(numbers)
-        print(
-            f"{sequence.weak_path}: {sum(numbers.values())} boxes to correct in {len(numbers) - len(empty)} stacks"
-            + (f"; {kept} stacks have annotation, or no result, and are as they were" if kept else "")
-        )
-        if empty:
-            found = f"{sequence.path}: nothing was found in frames {', '.join(map(str, empty))}, nothing is written"
-            warnings.warn(f"{found}; draw their boxes, or try another --by or --diameter", stacklevel=2)
-
-
-def _rank(options):
-    from weakseg_lib.data.files import write_json
-    from weakseg_lib.rank import DEFAULT, rank_sequence
-    from weakseg_lib.runs import load_run
-
-    run = load_run(options.trained, options.device)
-    number, by = _positive("--number", options.number), options.by or DEFAULT
-    ranked = rank_sequence(
-        run, options.sequence, number, by, seed=options.seed, voxel_size=options.voxel_size
-    )
-    print(f"the {len(ranked)} cells to mask next ({by})")
-    print("frame   id   middle (z, y, x)  score")
-    for cell in ranked:
-        middle = ", ".join(
-            f"{(a + b) / 2:.0f}" for a, b in zip(cell["box"][:3], cell["box"][3:], strict=True)
-        )
-        print(f"{cell['frame']:5d} {cell['id']:4d}   {middle:16}  {cell['score']:.3f}")
-    if options.json:
-        write_json(options.json, {"run": str(run.folder), "by": by, "cells": ranked})
