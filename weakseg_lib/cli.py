@@ -199,9 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", metavar="FILE", help="also write every number to FILE")
     _add_voxel_size(command)
 
-    command = _add(
-        commands, "import", actions.import_files, "bring images into a sequence folder: NAME/01/t000.tif, ..."
-    )
+    command = _add(commands, "import", actions.import_files, "bring images into a sequence folder, NAME/01")
     command.add_argument(
         "files", nargs="+", metavar="FILE", help="TIFF, ND2, CZI, OME-Zarr, or a folder of them"
     )
