@@ -86,8 +86,8 @@ class _Sum(torch.autograd.Function):
         return _Sum.apply(gradient)
 
 
-def total(value, device: torch.device):
-    """The sum of a number or a tensor over all processes; with one, the value itself.
+def total(value, device: torch.device | None = None):
+    """The sum of a number (then say on which device) or a tensor over all processes; with one, the value itself.
 
     The losses of all depend on the sum, so its gradient is the sum of their gradients.
     """
@@ -116,7 +116,7 @@ class BatchNorm3d(torch.nn.BatchNorm3d):
         # variance is a small difference of large squares.
         axes, wide = (0, 2, 3, 4), x.double()
         n = total(x.numel() // self.num_features, x.device)
-        mean, square = total(torch.stack([wide.sum(axes), wide.square().sum(axes)]), x.device) / n
+        mean, square = total(torch.stack([wide.sum(axes), wide.square().sum(axes)])) / n
         var = square - mean.square()
         with torch.no_grad():
             self.num_batches_tracked += 1
