@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -185,8 +186,11 @@ def test_ctrl_c_in_one_stops_both_at_one_step_and_they_resume(
         status, lines = fit_by_two(sequence, "--out", broken, *given)
     assert status == [130, 130] and len(lines) == 1 and "goes on from where it stopped" in lines[0]
     assert torch.load(broken / "checkpoint.pt", weights_only=True)["done"] == 2
+    alone = shutil.copytree(broken, tmp_path / "alone")
     assert fit_by_two(sequence, "--out", broken, "--resume")[0] == [0, 0]
     assert apart(whole, broken) == 0  # the very same sums
+    fit([sequence], alone, resume=True, device="cpu", progress=False)
+    assert apart(whole, alone) < ROUNDING
 
 
 def test_time_ends_both_at_the_same_step(make_sequence, tmp_path, settings, fit_by_two, monkeypatch):
