@@ -111,8 +111,9 @@ def fit(
     return Run(out, config, info, network.eval())
 
 
-def _begin(sequences, out, config, seed, device, resume, given) -> tuple[TrainingData, dict]:
-    """Check everything and, unless it is resumed, begin the run folder: the data, and what run.json says."""
+def _begin(sequences, out, config, seed, device, resume, given) -> tuple[TrainingData | None, dict]:
+    """Check everything and, unless it is resumed, begin the run folder: the data (None where nothing is left to do) and
+    what run.json says."""
     sequences = [s if isinstance(s, Sequence) else Sequence(s) for s in sequences]
     started = (out / RUN).is_file()
     if started and not resume:
