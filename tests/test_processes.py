@@ -1,13 +1,14 @@
 """Training by two processes on a CPU (gloo), beside the same training by one."""
 
-import csv
 import errno
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ from weakseg_lib.data import crops
 from weakseg_lib.data.crops import CropSampler
 from weakseg_lib.data.files import write_json
 from weakseg_lib.data.stacks import Sequence
-from weakseg_lib.data.voxel_classes import DenseSampler
+from weakseg_lib.data.voxel_classes import DenseBatch, DenseSampler
+from weakseg_lib.model.network import Batch
 from weakseg_lib.processes import is_main
 from weakseg_lib.runs import read_info
 from weakseg_lib.train import fit
@@ -29,10 +31,11 @@ from weakseg_lib.training_data import TrainingData
 pytest.importorskip("accelerate", reason="accelerate is not installed (extra cluster)")
 ROOT = Path(weakseg_lib.__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-STEPS = 4
-# Sums in another order differ in the last digits of float32, and Adam divides by the size of the gradient: a weight
-# whose gradient is zero but for rounding may move by a share of the learning rate (3e-3) a step.
-ROUNDING = 5e-4
+STEPS = 3
+# Sums in another order differ in the last digit, and Adam divides by the size of the gradient: a weight whose gradient
+# is zero but for rounding may move by a share of the learning rate (3e-3) a step. In float32 this can be seen; in
+# float64 Adam's own 1e-8 in the divisor is far larger than the rounding.
+ROUNDING, ROUNDING64 = 5e-4, 1e-11
 
 
 def free_port() -> str:
@@ -79,17 +82,30 @@ def settings(tmp_path, tiny):
     return make
 
 
-def weights(out):
-    return torch.load(out / "weights.pt", weights_only=True)
+@pytest.fixture
+def in_float64(monkeypatch):
+    """The whole training in float64. No thresholds are chosen: prediction is in float32."""
+
+    def double(value):
+        if isinstance(value, list):
+            return [double(v) for v in value]
+        return value.double() if value.is_floating_point() else value
+
+    make = train.make_network
+    monkeypatch.setattr(train, "make_network", lambda *given: make(*given).double())
+    for kind in (Batch, DenseBatch):
+        monkeypatch.setattr(kind, "to", lambda b, _: type(b)(**{k: double(v) for k, v in vars(b).items()}))
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    for choose in ("choose_thresholds", "choose_components"):
+        monkeypatch.setattr(train, choose, lambda *_: {"training_detection_f1": 1.0})
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
-def losses(out):
-    with open(out / "log.csv", newline="") as file:
-        return [[float(v) for k, v in row.items() if k != "seconds"] for row in csv.DictReader(file)]
-
-
-def apart(a, b) -> float:
-    """The largest difference of two sets of weights."""
+def apart(one, two) -> float:
+    """The largest difference between the weights of two runs."""
+    a, b = (torch.load(out / "weights.pt", weights_only=True) for out in (one, two))
     assert set(a) == set(b)
     return max((a[key].double() - b[key].double()).abs().max().item() for key in a)
 
@@ -117,49 +133,37 @@ def test_a_share_is_cut_as_in_the_whole_batch(make_sequence, tmp_path, tiny, mon
 @pytest.mark.parametrize(
     "changes",
     [
-        {
-            "batch": 3,
-            "dice": 0.5,
-            "box_supervision": 0.5,
-        },  # two crops for the first process, one for the other
-        {"loss": "paper"},  # anchors are sampled
+        {"batch": 3, "dice": 0.5, "box_supervision": 0.5},
+        {"loss": "paper"},
         {"method": "voxresnet", "batch": 3},
     ],
+    ids=["uneven", "sampled", "voxresnet"],
 )
-def test_two_processes_take_the_step_of_one(make_sequence, tmp_path, settings, fit_by_two, changes):
-    """After one step the optimiser holds a tenth of the gradient: compared here, before Adam makes the last digits of
-    a gradient near zero as large as any other."""
+def test_two_processes_end_in_the_weights_of_one(
+    make_sequence, tmp_path, settings, fit_by_two, in_float64, changes
+):
     sequence, one, two = make_sequence(frames=2), tmp_path / "one", tmp_path / "two"
-    config, given = settings(**changes | {"steps": 1})
-    fit([sequence], one, config, device="cpu", progress=False)
+    config, given = settings(**changes)
+    run = fit([sequence], one, config, device="cpu", progress=False)
+    assert all(p.dtype == torch.float64 for p in run.network.parameters())
     assert fit_by_two(sequence, "--out", two, *given) == ([0, 0], [])
-    states = [torch.load(out / "checkpoint.pt", weights_only=True) for out in (one, two)]
-    pairs = zip(*(state["optimiser"]["state"].values() for state in states), strict=True)
-    for a, b in ((x["exp_avg"], y["exp_avg"]) for x, y in pairs):
-        assert (a - b).abs().max() <= 1e-4 * a.abs().max() + 1e-7
-    assert losses(one)[0] == pytest.approx(losses(two)[0], rel=1e-4)
-    for key, value in states[0]["network"].items():
-        if "running" in key:
-            torch.testing.assert_close(value, states[1]["network"][key], rtol=1e-4, atol=1e-6)
+    assert apart(one, two) < ROUNDING64
+    logs = [[row.split(",") for row in (out / "log.csv").read_text().splitlines()] for out in (one, two)]
+    assert [row[:1] + row[2:] for row in logs[0]] == [
+        row[:1] + row[2:] for row in logs[1]
+    ]  # all but the seconds
     infos = read_info(one), read_info(two)
     assert [info.pop("processes") for info in infos] == [1, 2] and infos[0]["data"] == infos[1]["data"]
     assert set(os.listdir(two)) == set(os.listdir(one)) | {"curves.png"}
 
 
-def test_a_share_without_any_region(make_sequence, tmp_path, settings, fit_by_two):
+def test_a_share_without_any_region(make_sequence, tmp_path, settings, fit_by_two, in_float64):
     """One stack has masks and the other has none, so that one process has nothing for the mask head: no hang."""
-    sequence, one, two = make_sequence(frames=2), tmp_path / "one", tmp_path / "two"
-    weak = sequence.with_name("01_WEAK")
-    rows = [row.rsplit(",", 1)[0] for row in (weak / "boxes001.csv").read_text().splitlines()]
-    (weak / "boxes001.csv").write_text(
-        "\n".join([rows[0] + ",has_mask", *(f"{r},0" for r in rows[1:])]) + "\n"
-    )
-    (weak / "mask001.tif").unlink()
+    masked, boxed = make_sequence("masked", share=1.0), make_sequence("boxed", share=0.0)
     config, given = settings()
-    fit([sequence], one, config, device="cpu", progress=False)
-    status, lines = fit_by_two(sequence, "--out", two, *given)
-    assert status == [0, 0], lines
-    assert apart(weights(one), weights(two)) < ROUNDING
+    fit([masked, boxed], tmp_path / "one", config, device="cpu", progress=False)
+    assert fit_by_two(masked, boxed, "--out", tmp_path / "two", *given) == ([0, 0], [])
+    assert apart(tmp_path / "one", tmp_path / "two") < ROUNDING64
 
 
 def test_ctrl_c_in_one_stops_both_at_one_step_and_they_resume(
@@ -182,15 +186,20 @@ def test_ctrl_c_in_one_stops_both_at_one_step_and_they_resume(
         status, lines = fit_by_two(sequence, "--out", broken, *given)
     assert status == [130, 130] and len(lines) == 1 and "goes on from where it stopped" in lines[0]
     assert torch.load(broken / "checkpoint.pt", weights_only=True)["done"] == 2
+    alone = shutil.copytree(broken, tmp_path / "alone")
     assert fit_by_two(sequence, "--out", broken, "--resume")[0] == [0, 0]
-    assert apart(weights(whole), weights(broken)) == 0  # the very same sums
+    assert apart(whole, broken) == 0  # the very same sums
+    fit([sequence], alone, resume=True, device="cpu", progress=False)
+    assert apart(whole, alone) < ROUNDING
 
 
-def test_time_ends_both_at_the_same_step(make_sequence, tmp_path, settings, fit_by_two):
-    _, given = settings()
-    arguments = (make_sequence(), "--out", tmp_path / "run", *given, "--minutes", 0.01)
-    assert fit_by_two(*arguments) == ([0, 0], [])
-    assert read_info(tmp_path / "run")["finished"]
+def test_time_ends_both_at_the_same_step(make_sequence, tmp_path, settings, fit_by_two, monkeypatch):
+    clock = time.perf_counter
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() * (1 if is_main() else 100))
+    _, given = settings(steps=0, minutes=0.01)
+    assert fit_by_two(make_sequence(), "--out", tmp_path / "run", *given) == ([0, 0], [])
+    info = read_info(tmp_path / "run")
+    assert info["finished"] and 0.6 <= info["seconds"]
 
 
 def test_a_mistake_is_told_once_and_ends_both(make_sequence, tmp_path, settings, fit_by_two):
@@ -242,7 +251,7 @@ def test_accelerate_launch(make_sequence, tmp_path, settings):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("wrote ") == 1
     fit([sequence], one, config, device="cpu", progress=False)
-    assert apart(weights(one), weights(two)) < ROUNDING
+    assert apart(one, two) < ROUNDING
 
 
 NOTEBOOK = """
@@ -271,4 +280,4 @@ def test_notebook_launcher(make_sequence, tmp_path, settings):
     )
     assert done.returncode == 0, done.stderr
     fit([sequence], one, config, device="cpu", progress=False)
-    assert read_info(two)["processes"] == 2 and apart(weights(one), weights(two)) < ROUNDING
+    assert read_info(two)["processes"] == 2 and apart(one, two) < ROUNDING

@@ -129,8 +129,9 @@ def test_two_kinds_of_cells(make_sequence, tmp_path, tiny):
 
 
 def test_without_masks_the_detector_is_trained_alone_with_a_warning(make_sequence, tmp_path, tiny):
-    with pytest.warns(UserWarning, match="no instance has a mask, so only the detector"):
+    with pytest.warns(UserWarning, match="no instance has a mask, so only the detector") as warned:
         run = train_quietly(make_sequence(share=0.0), tmp_path / "run", tiny)
+    assert warned[0].filename == __file__  # the line that called `fit`
     assert run.info["has_masks"] is False and run.info["masks"] == 0
 
 

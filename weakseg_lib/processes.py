@@ -86,8 +86,8 @@ class _Sum(torch.autograd.Function):
         return _Sum.apply(gradient)
 
 
-def total(value, device: torch.device):
-    """The sum of a number or a tensor over all processes; with one, the value itself.
+def total(value, device: torch.device | None = None):
+    """The sum of a number (then say on which device) or a tensor over all processes; with one, the value itself.
 
     The losses of all depend on the sum, so its gradient is the sum of their gradients.
     """
@@ -103,3 +103,25 @@ def sum_gradients(network: torch.nn.Module):
     distributed.all_reduce(summed)
     for gradient, part in zip(gradients, summed.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(part.view(gradient.shape))
+
+
+class BatchNorm3d(torch.nn.BatchNorm3d):
+    """Batch normalisation, in training over the crops of all processes. On GPUs torch's own SyncBatchNorm takes its
+    place, which does not know the CPU."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or count() == 1:
+            return super().forward(x)
+        # A share may be empty: sums of nothing, so that the gradient still meets the others. In float64, because the
+        # variance is a small difference of large squares.
+        axes, wide = (0, 2, 3, 4), x.double()
+        n = total(x.numel() // self.num_features, x.device)
+        mean, square = total(torch.stack([wide.sum(axes), wide.square().sum(axes)])) / n
+        var = square - mean.square()
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean += self.momentum * (mean - self.running_mean)
+            self.running_var += self.momentum * (var * n / (n - 1) - self.running_var)
+        scale = self.weight / (var + self.eps).sqrt()
+        mean, scale, bias = (v.view(-1, 1, 1, 1) for v in (mean, scale, self.bias))
+        return ((wide - mean) * scale + bias).to(x.dtype)

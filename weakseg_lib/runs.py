@@ -1,5 +1,6 @@
 """A run folder: what training leaves behind and prediction starts from."""
 
+import csv
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,3 +132,19 @@ def load_tensors(path: Path):
     except Exception as error:  # torch.load raises nearly anything for a damaged file
         problem = f"is damaged ({(str(error).splitlines() or [type(error).__name__])[0][:80]})"
         raise InputError(path, problem, "train again") from None
+
+
+def read_log(path: Path, steps: int) -> list[dict]:
+    """The rows of log.csv up to `steps`, those of the last checkpoint; none where there is no log yet."""
+    if not path.is_file():
+        return []
+    with open(path, newline="") as file:
+        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    return [row | {"step": int(row["step"])} for row in rows if row["step"] <= steps]
+
+
+def write_log(path: Path, rows: list[dict]):
+    with atomic_path(path) as tmp, open(tmp, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[-1]))
+        writer.writeheader()
+        writer.writerows(rows)

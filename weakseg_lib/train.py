@@ -7,7 +7,6 @@ RUN/checkpoint.pt   what `--resume` continues from: weights, their average, opti
 RUN/weights.pt      the averaged weights, for prediction; run.json says when the run is finished
 """
 
-import csv
 import platform
 import shutil
 import signal
@@ -25,7 +24,7 @@ from weakseg_lib.calibrate import choose_thresholds
 from weakseg_lib.components import choose_components
 from weakseg_lib.config import Config
 from weakseg_lib.data.crops import CropSampler
-from weakseg_lib.data.files import atomic_path, check_result_folder, write_json
+from weakseg_lib.data.files import check_result_folder, write_json
 from weakseg_lib.data.stacks import Sequence
 from weakseg_lib.data.voxel_classes import DenseSampler
 from weakseg_lib.errors import InputError
@@ -43,7 +42,9 @@ from weakseg_lib.runs import (
     make_network,
     read_config,
     read_info,
+    read_log,
     save_tensors,
+    write_log,
 )
 from weakseg_lib.trainer import Trainer
 from weakseg_lib.training_data import TrainingData
@@ -110,8 +111,9 @@ def fit(
     return Run(out, config, info, network.eval())
 
 
-def _begin(sequences, out, config, seed, device, resume, given) -> tuple[TrainingData, dict]:
-    """Check everything and, unless it is resumed, begin the run folder: the data, and what run.json says."""
+def _begin(sequences, out, config, seed, device, resume, given) -> tuple[TrainingData | None, dict]:
+    """Check everything and, unless it is resumed, begin the run folder: the data (None where nothing is left to do) and
+    what run.json says."""
     sequences = [s if isinstance(s, Sequence) else Sequence(s) for s in sequences]
     started = (out / RUN).is_file()
     if started and not resume:
@@ -166,7 +168,7 @@ def _provenance(seed, device) -> dict:
 
 def _train(trainer: Trainer, out: Path, on_log, progress):
     """Step until the progress is 1, with a log and a checkpoint every minute."""
-    rows = _read_log(out / LOG, trainer.done)
+    rows = read_log(out / LOG, trainer.done)
     pending, saved = [], trainer.seconds  # a clock that all processes share: they save together
     bar = tqdm(
         total=100, initial=int(100 * trainer.progress), desc="training", smoothing=0, disable=not progress
@@ -222,26 +224,10 @@ def _interrupts_wait():
 def _save(trainer, out, rows):
     def write():
         if rows:  # none yet, when the first steps are interrupted
-            _write_log(out / LOG, rows)
+            write_log(out / LOG, rows)
         save_tensors(out / CHECKPOINT, trainer.state())
 
     on_main(write)
-
-
-def _read_log(path: Path, steps: int) -> list[dict]:
-    """The rows of an earlier part of this run, up to its last checkpoint."""
-    if not path.is_file():
-        return []
-    with open(path, newline="") as file:
-        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-    return [row | {"step": int(row["step"])} for row in rows if row["step"] <= steps]
-
-
-def _write_log(path: Path, rows):
-    with atomic_path(path) as tmp, open(tmp, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[-1]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _check_resume(out, sequences, config, seed):

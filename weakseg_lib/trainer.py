@@ -53,7 +53,7 @@ class Trainer:
         with autocast(self.device, self.config.precision):
             parts = self.network.losses(batch, self.progress)
         share = sum(parts.values())
-        parts = dict(zip(parts, total(torch.stack(list(parts.values())).detach(), self.device), strict=True))
+        parts = dict(zip(parts, total(torch.stack(list(parts.values())).detach()), strict=True))
         loss = sum(parts.values())
         if not torch.isfinite(loss):
             problem = f"the loss is {loss.item()} at step {self.done}"

@@ -70,7 +70,7 @@ class TrainingData:
                 names, "no boxes in any stack", "draw a box around every cell, or run `weakseg annotate`"
             )
         if not n_masks:
-            warnings.warn(f"{names}: no instance has a mask, so only the detector is trained", stacklevel=7)
+            warnings.warn(f"{names}: no instance has a mask, so only the detector is trained", stacklevel=6)
         working = working_voxel(sides, np.median(voxels, axis=0), self.config.cell_size)
         mean_side = sides.prod(1) ** (1 / 3)
         smallest = self.config.smallest * float(np.median(mean_side))
@@ -118,7 +118,7 @@ def _warn_of_proposals(sequences):
                 f"{sequence.weak_path}: the boxes of {len(frames)} stacks are proposals that nobody looked at"
             )
             warnings.warn(
-                f"{text} (frames {', '.join(map(str, frames[:10]))}): correct them first", stacklevel=5
+                f"{text} (frames {', '.join(map(str, frames[:10]))}): correct them first", stacklevel=7
             )
 
 

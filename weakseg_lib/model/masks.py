@@ -61,7 +61,7 @@ def mask_loss(
             v.sum((1, 2, 3)) for v in (probability * wanted, probability.square() + wanted.square())
         )
         each = each + dice * (1 - 2 * overlap / size.clamp(min=1e-6))
-    return (each * weight[taught]).sum() / total(weight.sum(), weight.device).clamp(min=1)
+    return (each * weight[taught]).sum() / total(weight.sum()).clamp(min=1)
 
 
 def projection_loss(logits: torch.Tensor, inside: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -74,4 +74,4 @@ def projection_loss(logits: torch.Tensor, inside: torch.Tensor, weight: torch.Te
     shadows = torch.stack([probability.amax(axes) for axes in ((2, 3), (1, 3), (1, 2))], 1)
     overlap = (shadows * inside).sum((1, 2))
     dice = 1 - 2 * overlap / (shadows.square().sum((1, 2)) + inside.square().sum((1, 2))).clamp(min=1e-6)
-    return (dice * weight).sum() / total(weight.sum(), weight.device).clamp(min=1)
+    return (dice * weight).sum() / total(weight.sum()).clamp(min=1)

@@ -6,30 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from weakseg_lib.processes import count, total
-
-
-class BatchNorm3d(nn.BatchNorm3d):
-    """Batch normalisation, in training over the crops of all processes. torch's own SyncBatchNorm, which takes its
-    place on GPUs, does not know the CPU."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training or count() == 1:
-            return super().forward(x)
-        axes, n, wide = (0, 2, 3, 4), x.numel() // self.num_features, x.float()
-        # A share without any region for the mask head: sums of nothing, so that the gradient still meets the others.
-        var, mean = torch.var_mean(wide, axes, correction=0) if n else (wide.sum(axes), wide.sum(axes))
-        # A small difference of large squares, so in float64.
-        var, mean = var.double(), mean.double()
-        n, mean, square = total(n * torch.stack([torch.ones_like(mean), mean, var + mean.square()]), x.device)
-        mean, square = mean / n, square / n
-        var = square - mean.square()
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean.float(), self.momentum)
-            self.running_var.lerp_((var * n / (n - 1)).float(), self.momentum)
-        mean, scale = (v.float().view(-1, 1, 1, 1) for v in (mean, self.weight / (var + self.eps).sqrt()))
-        return ((wide - mean) * scale + self.bias.view(-1, 1, 1, 1)).to(x.dtype)
+from weakseg_lib.processes import BatchNorm3d
 
 
 def norm_relu(channels: int, norm: str) -> nn.Sequential:

@@ -81,9 +81,8 @@ class VoxResNet(nn.Module):
         branches = [b.float() for b in self(batch.images)]
         alone = sum(F.cross_entropy(b, batch.voxel_classes) for b in branches)
         weight = AUXILIARY**progress
-        part = len(batch.images) / total(
-            len(batch.images), batch.images.device
-        )  # of the mean over all processes
+        n = len(batch.images)
+        part = n / total(n, batch.images.device)  # of the mean over the crops of all processes
         return {
             "voxels": part * F.cross_entropy(sum(branches), batch.voxel_classes),
             "branches": part * weight * alone,
