@@ -87,7 +87,7 @@ class LiveCurves:
         self.drawn = 0.0
 
     def __enter__(self):
-        self._say("reading and resampling the stacks ...")
+        self._say("reading the stacks and taking the first steps ...")
         return self
 
     def __exit__(self, error, *more):
