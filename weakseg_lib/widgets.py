@@ -93,6 +93,8 @@ class LiveCurves:
     def __exit__(self, error, *more):
         if self.rows:
             self._draw("" if error is None else "; stopped")
+        elif error is not None:
+            self._say("stopped before the first ten steps were done")
 
     def __call__(self, row):
         """Take one row of the log: a dict of step, seconds, lr and losses."""
