@@ -35,6 +35,7 @@ from weakseg_lib.errors import InputError
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
+SAVED_DPI = 75  # of pictures, so that files stay small; on a screen they are sharper
 QUIET_SECONDS = 15  # the longest silence where the output is a file
 REDRAW_SECONDS = 0.5  # and on a terminal, whose last line is rewritten
 
@@ -70,6 +71,7 @@ def run(path: Path, folder: Path) -> int:
     notebook = nbformat.read(path, as_version=4)
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["WEAKSEG_RESULTS"] = str(folder.resolve())
+    os.environ.setdefault("WEAKSEG_DPI", str(SAVED_DPI))
     client = Client(notebook, timeout=None, resources={"metadata": {"path": str(path.parent)}})
     client.extra_arguments = ["--log-level=CRITICAL"]  # the kernel's remarks are about itself
     started = time.monotonic()

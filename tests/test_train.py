@@ -113,6 +113,24 @@ def test_ctrl_c_saves_the_step_it_interrupts(make_sequence, tmp_path, tiny):
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
 
 
+def test_ctrl_c_before_the_first_line_of_the_log(make_sequence, tmp_path, tiny, monkeypatch):
+    step = train.Trainer.step
+
+    def press(self):
+        if self.done == 2:
+            signal.raise_signal(signal.SIGINT)
+        return step(self)
+
+    sequence, out = make_sequence(), tmp_path / "run"
+    monkeypatch.setattr(train.Trainer, "step", press)
+    with pytest.raises(KeyboardInterrupt):
+        train_quietly(sequence, out, tiny.replace(steps=20))
+    assert torch.load(out / "checkpoint.pt", weights_only=True)["done"] == 3
+    assert not (out / "log.csv").exists()  # its first line comes after ten steps
+    monkeypatch.undo()
+    assert train_quietly(sequence, out, resume=True).info["finished"]
+
+
 def test_two_kinds_of_cells(make_sequence, tmp_path, tiny):
     sequence = make_sequence()
     table = sequence.with_name("01_WEAK") / "boxes000.csv"

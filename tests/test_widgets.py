@@ -140,6 +140,7 @@ def test_nothing_but_the_line_where_training_never_began(screen):
     with pytest.raises(ValueError), widgets.LiveCurves(Config(steps=60)):
         raise ValueError
     assert len(screen.shown) == 1
+    assert "stopped" in screen.text
 
 
 def test_curves_of_a_continued_run_begin_with_its_log(screen, tmp_path):

@@ -53,7 +53,7 @@ def begin(name: str, size: str = "auto") -> Lesson:
     """
     if size not in SIZES:
         raise InputError(f"SIZE = {size!r}", "unknown size", f"choose one of {', '.join(SIZES)}")
-    _keep_figures_small()
+    _keep_figures_small(int(os.environ.get("WEAKSEG_DPI", 100)))
     device = pick_device()
     large = size == "large" or (size == "auto" and device.type == "cuda")
     why = "as asked" if size != "auto" else "there is a GPU" if large else "no GPU was found"
@@ -62,12 +62,13 @@ def begin(name: str, size: str = "auto") -> Lesson:
     results = Path(os.path.relpath(os.environ.get("WEAKSEG_RESULTS") or place / "results"))
     work = results / name
     work.mkdir(parents=True, exist_ok=True)
-    print(_machine(device))
+    print("for whoever helps you:", _machine(device))
     return Lesson(device, large, os.environ.get("WEAKSEG_QUICK") == "1", work)
 
 
-def _keep_figures_small(dpi=75):
-    """Make figures that a notebook shows JPEGs of `dpi` dots an inch, so that its file stays small."""
+def _keep_figures_small(dpi: int):
+    """Make figures that a notebook shows JPEGs of `dpi` dots an inch, so that its file stays small. (run_notebook.py,
+    which saves them, asks for fewer than a reader at a screen gets.)"""
     set_matplotlib_formats("jpeg", pil_kwargs=JPEG)
     plt.rcParams["figure.dpi"] = dpi
 
@@ -119,7 +120,9 @@ def exercise(title: str) -> Iterator[None]:
     except AssertionError as error:
         print(f"{title}: not yet. {error or 'One of the checks does not hold.'}")
     except Exception as error:  # whatever a learner's code may raise is an answer, too
-        print(f"{title}: not yet. It stops with {type(error).__name__}: {error}")
+        # What a function without `return` gives is found out only by what is done with it.
+        hint = " Does your function return something in every case?" if "NoneType" in str(error) else ""
+        print(f"{title}: not yet. It stops with {type(error).__name__}: {error}{'.' if hint else ''}{hint}")
     else:
         print(f"{title}: right!")
 

@@ -87,12 +87,14 @@ class LiveCurves:
         self.drawn = 0.0
 
     def __enter__(self):
-        self._say("reading and resampling the stacks ...")
+        self._say("reading the stacks and taking the first steps ...")
         return self
 
     def __exit__(self, error, *more):
         if self.rows:
             self._draw("" if error is None else "; stopped")
+        elif error is not None:
+            self._say("stopped before the first ten steps were done")
 
     def __call__(self, row):
         """Take one row of the log: a dict of step, seconds, lr and losses."""

@@ -13,11 +13,30 @@ pytest.importorskip("ipywidgets", reason="the extra `notebooks` is not installed
 FOLDER = Path(__file__).parents[2] / "notebooks"
 LESSONS = sorted(path for path in FOLDER.glob("*.ipynb") if not path.name.startswith("00"))
 STUB, CHECK = re.compile(r"# Exercise (\d+)\b"), re.compile(r"# Check (\d+)\b")
+ON_EACH = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+# (lesson, exercise): a wrong answer that is easily given, and a part of what it must be told.
+WRONG = {
+    ("05", 1): (
+        """def detection_f1(iou, least=0.4):
+            n = min((iou.max(0) > least).sum(), (iou.max(1) > least).sum())
+            return 2 * n / sum(iou.shape)""",
+        "only two pairs are one-to-one",
+    ),
+    ("05", 2): (
+        """def seg(shared, sizes, true_sizes):
+            jaccard = shared / (sizes[:, None] + true_sizes - shared)
+            return jaccard[jaccard > 0.5].sum() / len(true_sizes)""",
+        "more than half of the TRUE cell",
+    ),
+    ("06", 1): (
+        """def annotation_hours(cells, share, box_seconds, ratio, stack_seconds):
+            masks = math.ceil(round(share * sum(cells), 6))
+            return ((sum(cells) + ratio * masks) * box_seconds + len(cells) * stack_seconds) / 3600""",
+        "round up in each stack",
+    ),
+}
 
-pytestmark = [
-    pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem),
-    pytest.mark.filterwarnings("ignore"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def numbered(path, pattern) -> dict[int, str]:
@@ -57,6 +76,7 @@ def own_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "0")  # lesson 03 sets it; here it is put back
 
 
+@ON_EACH
 def test_every_exercise_has_a_check_and_a_solution(path):
     stubs = numbered(path, STUB)
     assert 2 <= len(stubs) <= 4
@@ -65,6 +85,7 @@ def test_every_exercise_has_a_check_and_a_solution(path):
     )
 
 
+@ON_EACH
 def test_the_empty_answer_fails_with_a_hint(path):
     checks = numbered(path, CHECK)
     for number, stub in numbered(path, STUB).items():
@@ -72,6 +93,7 @@ def test_the_empty_answer_fails_with_a_hint(path):
         assert "not yet" in said and "right!" not in said, (number, said)
 
 
+@ON_EACH
 def test_the_solution_passes(path):
     checks = numbered(path, CHECK)
     for number, solution in solutions(path).items():
@@ -79,6 +101,7 @@ def test_the_solution_passes(path):
         assert "right!" in said and "not yet" not in said, (number, said)
 
 
+@ON_EACH
 def test_a_careless_answer_is_told_more_than_that_it_is_wrong(path):
     checks = numbered(path, CHECK)
     for number, stub in numbered(path, STUB).items():
@@ -86,3 +109,19 @@ def test_a_careless_answer_is_told_more_than_that_it_is_wrong(path):
             continue  # a bug to be found: its stub is the careless answer
         said = answer(path, stub.replace("raise NotImplementedError", "return None"), checks[number])
         assert "not yet" in said and len(said.split()) >= 8, (number, said)
+
+
+@pytest.mark.parametrize("lesson, number", WRONG)
+def test_a_wrong_answer_is_told_why(lesson, number):
+    (path,) = [path for path in LESSONS if path.stem.startswith(lesson)]
+    wrong, hint = WRONG[lesson, number]
+    said = answer(path, wrong, numbered(path, CHECK)[number])
+    assert "not yet" in said and hint in said, said
+
+
+@ON_EACH
+def test_a_forgotten_return_is_guessed(path):
+    checks = numbered(path, CHECK)
+    for number, stub in numbered(path, STUB).items():
+        said = answer(path, stub.replace("raise NotImplementedError", "pass"), checks[number])
+        assert "NoneType" not in said or "return something" in said, (number, said)
