@@ -5,18 +5,16 @@ import os
 import signal
 import time
 
+import browser
 import numpy as np
 import pytest
+from browser import READY, open_notebook, run_annotator
 
 from weakseg_lib.annotator.autosave import Autosave
 from weakseg_lib.data.stacks import Sequence, write_tiff
 from weakseg_lib.data.weak_files import read_weak
 
 pytest.importorskip("anywidget")
-READY = (
-    "document.querySelector('.jp-Toolbar-kernelName')?.innerText.startsWith('Python')"
-    " && document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'"
-)
 SHAPE, VOXEL = (20, 48, 48), (0.5, 0.25, 0.25)
 # Times in the page from a turn of the wheel to the slice on the screen, ms.
 NEXT_SLICE = """new Promise((done) => {
@@ -39,28 +37,10 @@ def notebook(tmp_path, lab, page):
     """A function that opens a notebook with one cell, runs it, and waits for the annotator."""
 
     def open_(name, source):
-        cell = {"cell_type": "code", "id": "a", "source": source, "metadata": {}, "outputs": []}
-        about = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-        text = {
-            "cells": [cell | {"execution_count": None}],
-            "metadata": about,
-            "nbformat": 4,
-            "nbformat_minor": 5,
-        }
-        (tmp_path / "notebooks" / f"{name}.ipynb").write_text(json.dumps(text))
-        page.run("window.onbeforeunload = null; true")
-        page.open(f"{lab}/lab/tree/{name}.ipynb?reset")
-        page.wait(READY, 120, "the kernel does not start")
-        page.run("jupyterapp.commands.execute('application:toggle-left-area'); true")
-        run()
+        open_notebook(page, lab, tmp_path, name, source)
+        run_annotator(page)
 
-    def run():
-        page.run("jupyterapp.commands.execute('notebook:clear-all-cell-outputs').then(() => true)")
-        page.wait("!document.querySelector('.weakseg')", 30, "the earlier annotator stays")
-        page.run("jupyterapp.commands.execute('notebook:run-all-cells'); true")
-        page.wait("!!document.querySelector('.weakseg canvas.xy[data-shown]')", 60, "no annotator")
-
-    open_.run = run
+    open_.run = lambda: run_annotator(page)
     return open_
 
 
@@ -69,15 +49,7 @@ def test_draw_adjust_paint_undo_kill_and_reopen(notebook, page, sequence, tmp_pa
     notebook("annotate", source)
 
     def place(plane, z, y, x):
-        """Where a voxel's low corner is in the window. All of the stack is shown, in the middle of each plane."""
-        left, top, width, height = page.run(
-            f"(({{x, y, width, height}}) => [x, y, width, height])"
-            f"(document.querySelector('.weakseg canvas.{plane}').getBoundingClientRect())"
-        )
-        scale = page.run("Number(document.querySelector('.weakseg .grid').dataset.scale)")
-        right, down = {"xy": (2, 1), "zy": (0, 1), "zx": (2, 0)}[plane]
-        um = [(v - n / 2) * s for v, n, s in zip((z, y, x), SHAPE, VOXEL, strict=True)]
-        return left + width / 2 + um[right] * scale, top + height / 2 + um[down] * scale
+        return browser.place(page, plane, z, y, x, SHAPE, VOXEL)
 
     def boxes():
         return page.run("[...document.querySelectorAll('.weakseg li')].map(e => e.innerText.trim())")

@@ -3,15 +3,12 @@
 from pathlib import Path
 
 import pytest
+from browser import READY
 
 LESSON = "00_start_here.ipynb"
 PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(p => p.textContent)"
 OTHERS = sorted(p.name for p in (Path(__file__).parents[2] / "notebooks").glob("*.ipynb") if p.name != LESSON)
 PICTURES = "[...document.querySelectorAll('.jp-OutputArea img')].map(i => i.src).join()"
-READY = (
-    "document.querySelector('.jp-Toolbar-kernelName')?.innerText.startsWith('Python')"
-    " && document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'"
-)
 IMAGE = "document.querySelector('.jp-OutputArea .widget-image')"
 ERRORS = "[...document.querySelectorAll('[data-mime-type*=error], [data-mime-type*=stderr]')].map(e => e.innerText)"
 

@@ -206,7 +206,7 @@ function render({ model, el }) {
         ask("mask", plane);
         plane.draw();
       }
-      grid.dataset.scale = view.scale;
+      Object.assign(grid.dataset, { scale: view.scale, centre: view.centre.join(" ") }); // for tests
       showReadout();
     });
   }
@@ -220,7 +220,7 @@ function render({ model, el }) {
       `z y x: ${view.at.join(", ")}   (${um.join(", ")} µm)`,
       `grey value ${value ?? "…"}`,
       `brush ${(2 * view.radius).toFixed(1)} µm`,
-      one && `box ${view.selected}: ${[0, 1, 2].map((a) => one.box[a + 3] - one.box[a]).join(" × ")} voxels`,
+      one && `box ${view.selected}: ${[0, 1, 2].map((a) => `${NAMES[a]} ${one.box[a]}–${one.box[a + 3]}`).join(", ")}`,
       one && (one.voxels ? `mask: ${one.voxels} voxels` : "no mask"),
     ];
     facts.replaceChildren(...lines.filter(Boolean).map((text) => make("div", {}, text)));
