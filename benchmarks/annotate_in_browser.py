@@ -57,9 +57,9 @@ class Hand:
         self.page.save_picture(self.pictures / f"{name}.png")
 
     def box_on_screen(self):
-        """Number and sides of the selected box, as the page shows them; None where there is none."""
+        """Number, z0, y0, x0, z1, y1, x1 of the selected box, as the page shows them; None where there is none."""
         found = re.search(r"box (\d+): z (\d+)–(\d+), y (\d+)–(\d+), x (\d+)–(\d+)", self.page.run(FACTS))
-        return found and [int(v) for v in found.groups()]
+        return found and [int(found[i]) for i in (1, 2, 4, 6, 3, 5, 7)]
 
     def see(self, ask, problem):
         """Wait until the page shows it. What the annotator says meanwhile is kept."""
@@ -135,7 +135,7 @@ class Hand:
         for z in sorted({*slices[::EVERY], slices[-1]}):
             self.go_to_slice(z)
             deep = distance_transform_edt(np.pad(true[z], 1), sampling=self.voxel_size[1:])[1:-1, 1:-1]
-            radius = 0.4 * deep.max()
+            radius = max(0.4 * deep.max(), 0.25)
             self.set_brush(radius)
             before = self.page.run(FACTS)
             for line in strokes(deep, radius, self.voxel_size):

@@ -15,6 +15,7 @@ from weakseg_lib.data.stacks import Sequence, write_tiff
 from weakseg_lib.data.weak_files import read_weak
 
 pytest.importorskip("anywidget")
+WEAKSEG = "document.querySelector('.weakseg"
 SHAPE, VOXEL = (20, 48, 48), (0.5, 0.25, 0.25)
 # Times in the page from a turn of the wheel to the slice on the screen, ms.
 NEXT_SLICE = """new Promise((done) => {
@@ -71,6 +72,21 @@ def test_draw_adjust_paint_undo_kill_and_reopen(notebook, page, sequence, tmp_pa
     assert drawn == [7, 10, 12, 15, 26, 28]
     page.drag(place("zy", 15, 18, 0), place("zy", 16, 18, 0), place("zy", 17, 18, 0))
     disk(lambda a: a.boxes[0].tolist() == [7, 10, 12, 17, 26, 28], "the handle does not move the box")
+
+    # A slip of the mouse leaves the box selected. Its handles are no handles in a slice that it is not in.
+    page.drag(place("xy", 0, 40, 10), place("xy", 0, 40, 20), place("xy", 0, 40, 30))
+    page.wait(f"{WEAKSEG} .notice').innerText.includes('no volume')", 20, "a line is a box")
+    page.wait(f"{WEAKSEG} .facts').innerText.includes('box 1: z 7–17, y 10–26, x 12–28')", 20, "unselected")
+    for _ in range(7):
+        page.wheel(*place("xy", 0, 5, 5), 100)
+    page.wait(f"{WEAKSEG} .xy').dataset.shown === '0/17'", 20, "the wheel does not turn")
+    page.drag(place("xy", 0, 26, 28), place("xy", 0, 30, 34), place("xy", 0, 34, 40))
+    disk(lambda a: len(a.ids) == 2, "a handle out of sight is pulled")
+    page.press("z", 90, modifiers=2)
+    disk(lambda a: a.boxes.tolist() == [[7, 10, 12, 17, 26, 28]], "not undone")
+    for _ in range(7):
+        page.wheel(*place("xy", 0, 5, 5), -100)
+    page.wait(f"{WEAKSEG} .xy').dataset.shown === '0/10'", 20, "the wheel does not turn back")
 
     # Paint by mouse, then take it back and do it again by keys. JupyterLab has other plans for these keys.
     page.press("p", 80)

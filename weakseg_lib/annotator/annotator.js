@@ -279,13 +279,15 @@ function render({ model, el }) {
     redraw();
   }
 
+  /** Go to the middle of a box; planes are moved only where they do not show all of it. */
   function goTo(id) {
     const { box } = view.boxes.get(id);
-    for (const axis of [0, 1, 2]) {
-      moveTo(axis, Math.floor((box[axis] + box[axis + 3]) / 2));
-      const half = planes[0].height / 2 / view.scale;
-      const middle = (view.at[axis] + 0.5) * voxel[axis];
-      if (Math.abs(middle - view.centre[axis]) > half * 0.8) view.centre[axis] = middle;
+    for (const axis of [0, 1, 2]) moveTo(axis, Math.floor((box[axis] + box[axis + 3]) / 2));
+    for (const plane of planes) {
+      const [x0, y0, x1, y1] = plane.rectangle(box);
+      const hidden = { [plane.right]: x0 < -1 || x1 > plane.width + 1, [plane.down]: y0 < -1 || y1 > plane.height + 1 };
+      for (const axis of [plane.right, plane.down])
+        if (hidden[axis]) view.centre[axis] = ((box[axis] + box[axis + 3]) / 2) * voxel[axis];
     }
     select(id);
   }
@@ -334,7 +336,7 @@ function render({ model, el }) {
 
   function hit(plane, x, y) {
     const one = view.boxes.get(view.selected);
-    if (one && plane.hasHandles) {
+    if (one && plane.hasHandles(one.box)) {
       const [x0, y0, x1, y1] = plane.rectangle(one.box);
       // Of a small box only the nearest handle counts.
       const near = handles()
@@ -368,7 +370,8 @@ function render({ model, el }) {
       select(boxUnder(plane, x, y, view.selected) ?? view.selected);
       if (view.selected === null) return say("Draw or select a box first: masks are painted inside one.");
     }
-    view.drag = { kind, r, d, plane, x, y, moved: false, centre: [...view.centre], erase: kind === "erase" };
+    const { selected } = view;
+    view.drag = { kind, r, d, plane, x, y, selected, moved: false, centre: [...view.centre], erase: kind === "erase" };
     if (kind === "resize" || kind === "move") view.drag.from = view.boxes.get(view.selected).box;
     if (view.drag.kind === "paint" || view.drag.erase) view.drag.stroke = [[plane.fromY(y), plane.fromX(x)]];
     redraw();
@@ -427,6 +430,7 @@ function render({ model, el }) {
       moveTo(plane.down, Math.floor(plane.fromY(drag.y)));
       select(boxUnder(plane, drag.x, drag.y));
     } else if (drag.kind === "box") {
+      view.selected = drag.selected; // until Python says that there is a new one
       addRectangle(plane, drag.box);
     } else if (drag.box) {
       setBox(drag.box);
