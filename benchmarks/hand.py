@@ -103,7 +103,6 @@ class Hand:
     def paint(self, number, cell):
         """Paint a cell in box `number`: in every third slice a round and some lines across it; then fill."""
         self.choose(number)
-        self.page.press("1", 49)
         self.page.press("p", 80)
         box = self.box_on_screen()
         true = self.labels == cell

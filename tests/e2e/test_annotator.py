@@ -117,8 +117,17 @@ def test_draw_adjust_paint_undo_kill_and_reopen(notebook, page, sequence, tmp_pa
     after = disk(lambda a: len(a.ids) == 2, "reopened, nothing can be drawn")
     assert (after.masks == before.masks).all() and (after.boxes[0] == before.boxes[0]).all()
 
+    # After a click in the list, keys are the planes' again: to the next slice, and erase there.
+    x, y = page.run(f"(r => [r.x + 9, r.y + 9])({WEAKSEG} li button').getBoundingClientRect())")
+    page.click(x, y)
+    page.wait(f"{WEAKSEG} .xy').dataset.shown === '0/12'", 20, "the list does not go to its box")
+    page.press("PageDown", 34)
+    page.wait(f"{WEAKSEG} .xy').dataset.shown === '0/13'", 20, "keys go nowhere after a click in the list")
+    page.press("e", 69)
+    assert page.run(f"{WEAKSEG} [aria-pressed=true]').innerText") == "erase"
+    page.press("v", 86)
+
     # By keys alone: a box around the cross, one voxel wider, painted, and gone again.
-    page.run("document.querySelector('.weakseg canvas.xy').focus(); true")
     page.press("Enter", 13)
     new = disk(lambda a: len(a.ids) == 3, "Enter makes no box").boxes[2]
     page.wait("document.querySelectorAll('.weakseg li').length === 3", 20, "the new box is not listed")

@@ -235,12 +235,15 @@ function render({ model, el }) {
     if (now === listed) return;
     listed = now;
     heading.textContent = `Boxes (${view.boxes.size})`;
+    const focused = list.contains(document.activeElement);
     list.replaceChildren(...[...view.boxes].map(([id, one]) => {
       const entry = make("button", { type: "button", ariaPressed: String(id === view.selected), onclick: () => goTo(id) });
       entry.append(make("i", { style: `background: ${colour(id)}` }), ` ${id}`, make("small", {}, one.voxels ? " mask" : ""));
       return make("li", {}, entry);
     }));
-    list.querySelector("[aria-pressed=true]")?.scrollIntoView({ block: "nearest" });
+    const chosen = list.querySelector("[aria-pressed=true]");
+    chosen?.scrollIntoView({ block: "nearest" });
+    if (focused) (chosen ?? view.active.canvas).focus({ preventScroll: true }); // else keys go nowhere
   }
 
   // ---- the view --------------------------------------------------------------------------------------------
@@ -534,6 +537,9 @@ function render({ model, el }) {
     canvas.addEventListener("wheel", (event) => turn(plane, event), { passive: false });
   }
   root.addEventListener("keydown", press);
+  root.addEventListener("click", (event) => { // whoever uses the mouse has the keys for the planes, not for a button
+    if (event.detail && event.target.closest("button") && !help.open) view.active.canvas.focus({ preventScroll: true });
+  });
   let told = 0; // looking is work, too
   for (const type of ["pointermove", "wheel", "keydown"])
     root.addEventListener(type, () => Date.now() - told > 5000 && (told = Date.now()) && send("active"));
