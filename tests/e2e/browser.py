@@ -207,6 +207,7 @@ def open_notebook(page, address, folder, name, source):
     page.run("window.onbeforeunload = null; true")
     page.open(f"{address}/lab/tree/{name}.ipynb?reset")
     page.wait(READY, 120, "the kernel does not start")
+    page.run("window.problems = []; addEventListener('error', (e) => window.problems.push(e.message)); true")
     page.run("jupyterapp.commands.execute('application:toggle-left-area'); true")
 
 
@@ -216,6 +217,14 @@ def run_annotator(page):
     page.wait("!document.querySelector('.weakseg')", 30, "the earlier annotator stays")
     page.run("jupyterapp.commands.execute('notebook:run-all-cells'); true")
     page.wait("!!document.querySelector('.weakseg canvas.xy[data-shown]')", 60, "no annotator")
+
+
+def problems(page):
+    """What went wrong in the page since `open_notebook`, and what the notebook's cells say in red (list of str)."""
+    return page.run(
+        "[...window.problems, ...[...document.querySelectorAll('[data-mime-type*=error], [data-mime-type*=stderr]')]"
+        ".map((e) => e.innerText)]"
+    )
 
 
 def place(page, plane, z, y, x, shape, voxel_size):

@@ -8,7 +8,7 @@ import time
 import browser
 import numpy as np
 import pytest
-from browser import READY, open_notebook, run_annotator
+from browser import READY, open_notebook, problems, run_annotator
 
 from weakseg_lib.annotator.autosave import Autosave
 from weakseg_lib.data.stacks import Sequence, write_tiff
@@ -138,6 +138,7 @@ def test_draw_adjust_paint_undo_kill_and_reopen(notebook, page, sequence, tmp_pa
     disk(lambda a: a.has_mask[2], "space paints nothing")
     page.press("Delete", 46)
     disk(lambda a: len(a.ids) == 2, "Delete removes nothing")
+    assert problems(page) == []
 
 
 def test_the_second_annotator_is_read_only_and_says_why(notebook, page, sequence):

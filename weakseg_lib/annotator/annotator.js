@@ -543,7 +543,7 @@ function render({ model, el }) {
   let told = 0; // looking is work, too
   for (const type of ["pointermove", "wheel", "keydown"])
     root.addEventListener(type, () => Date.now() - told > 5000 && (told = Date.now()) && send("active"));
-  const watch = new ResizeObserver(layOut);
+  const watch = new ResizeObserver(() => requestAnimationFrame(layOut)); // at once, it would be told of its own work
   watch.observe(main);
   model.on("msg:custom", receive);
   setTool("box");
