@@ -58,6 +58,7 @@ class Hand:
         """Drag a box in xy, then pull its ends in zy; return its number."""
         z0, y0, x0, z1, y1, x1 = box
         self.go_to_slice((z0 + z1) // 2)
+        earlier = self.box_on_screen()
         for _ in range(3):
             number = self.page.run(NUMBER)
             corners = [(y0, x0), ((y0 + y1) / 2, (x0 + x1) / 2), (y1, x1)]
@@ -70,8 +71,9 @@ class Hand:
                 self.picture(f"slip{self.slips}")
                 self.page.press("z", 90, modifiers=2)
                 self.page.press("Escape", 27)
+        self.see(lambda: (self.box_on_screen() or earlier) != earlier, "the new box is not selected")
         for side, z in ((1, z0), (4, z1)):
-            now = self.see(self.box_on_screen, "the new box is not selected")
+            now = self.box_on_screen()
             if now[side] != z:
                 y, x = (now[2] + now[5]) / 2, (now[3] + now[6]) / 2
                 self.page.drag(self.at("zy", now[side], y, x), self.at("zy", (now[side] + z) / 2, y, x),
