@@ -5,18 +5,17 @@ import os
 import signal
 import time
 
+import browser
 import numpy as np
 import pytest
+from browser import READY, open_notebook, problems, run_annotator
 
 from weakseg_lib.annotator.autosave import Autosave
 from weakseg_lib.data.stacks import Sequence, write_tiff
 from weakseg_lib.data.weak_files import read_weak
 
 pytest.importorskip("anywidget")
-READY = (
-    "document.querySelector('.jp-Toolbar-kernelName')?.innerText.startsWith('Python')"
-    " && document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'"
-)
+WEAKSEG = "document.querySelector('.weakseg"
 SHAPE, VOXEL = (20, 48, 48), (0.5, 0.25, 0.25)
 # Times in the page from a turn of the wheel to the slice on the screen, ms.
 NEXT_SLICE = """new Promise((done) => {
@@ -39,28 +38,10 @@ def notebook(tmp_path, lab, page):
     """A function that opens a notebook with one cell, runs it, and waits for the annotator."""
 
     def open_(name, source):
-        cell = {"cell_type": "code", "id": "a", "source": source, "metadata": {}, "outputs": []}
-        about = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-        text = {
-            "cells": [cell | {"execution_count": None}],
-            "metadata": about,
-            "nbformat": 4,
-            "nbformat_minor": 5,
-        }
-        (tmp_path / "notebooks" / f"{name}.ipynb").write_text(json.dumps(text))
-        page.run("window.onbeforeunload = null; true")
-        page.open(f"{lab}/lab/tree/{name}.ipynb?reset")
-        page.wait(READY, 120, "the kernel does not start")
-        page.run("jupyterapp.commands.execute('application:toggle-left-area'); true")
-        run()
+        open_notebook(page, lab, tmp_path, name, source)
+        run_annotator(page)
 
-    def run():
-        page.run("jupyterapp.commands.execute('notebook:clear-all-cell-outputs').then(() => true)")
-        page.wait("!document.querySelector('.weakseg')", 30, "the earlier annotator stays")
-        page.run("jupyterapp.commands.execute('notebook:run-all-cells'); true")
-        page.wait("!!document.querySelector('.weakseg canvas.xy[data-shown]')", 60, "no annotator")
-
-    open_.run = run
+    open_.run = lambda: run_annotator(page)
     return open_
 
 
@@ -69,15 +50,7 @@ def test_draw_adjust_paint_undo_kill_and_reopen(notebook, page, sequence, tmp_pa
     notebook("annotate", source)
 
     def place(plane, z, y, x):
-        """Where a voxel's low corner is in the window. All of the stack is shown, in the middle of each plane."""
-        left, top, width, height = page.run(
-            f"(({{x, y, width, height}}) => [x, y, width, height])"
-            f"(document.querySelector('.weakseg canvas.{plane}').getBoundingClientRect())"
-        )
-        scale = page.run("Number(document.querySelector('.weakseg .grid').dataset.scale)")
-        right, down = {"xy": (2, 1), "zy": (0, 1), "zx": (2, 0)}[plane]
-        um = [(v - n / 2) * s for v, n, s in zip((z, y, x), SHAPE, VOXEL, strict=True)]
-        return left + width / 2 + um[right] * scale, top + height / 2 + um[down] * scale
+        return browser.place(page, plane, z, y, x, SHAPE, VOXEL)
 
     def boxes():
         return page.run("[...document.querySelectorAll('.weakseg li')].map(e => e.innerText.trim())")
@@ -99,6 +72,21 @@ def test_draw_adjust_paint_undo_kill_and_reopen(notebook, page, sequence, tmp_pa
     assert drawn == [7, 10, 12, 15, 26, 28]
     page.drag(place("zy", 15, 18, 0), place("zy", 16, 18, 0), place("zy", 17, 18, 0))
     disk(lambda a: a.boxes[0].tolist() == [7, 10, 12, 17, 26, 28], "the handle does not move the box")
+
+    # A slip of the mouse leaves the box selected. Its handles are no handles in a slice that it is not in.
+    page.drag(place("xy", 0, 40, 10), place("xy", 0, 40, 20), place("xy", 0, 40, 30))
+    page.wait(f"{WEAKSEG} .notice').innerText.includes('no volume')", 20, "a line is a box")
+    page.wait(f"{WEAKSEG} .facts').innerText.includes('box 1: z 7–17, y 10–26, x 12–28')", 20, "unselected")
+    for _ in range(7):
+        page.wheel(*place("xy", 0, 5, 5), 100)
+    page.wait(f"{WEAKSEG} .xy').dataset.shown === '0/17'", 20, "the wheel does not turn")
+    page.drag(place("xy", 0, 26, 28), place("xy", 0, 30, 34), place("xy", 0, 34, 40))
+    disk(lambda a: len(a.ids) == 2, "a handle out of sight is pulled")
+    page.press("z", 90, modifiers=2)
+    disk(lambda a: a.boxes.tolist() == [[7, 10, 12, 17, 26, 28]], "not undone")
+    for _ in range(7):
+        page.wheel(*place("xy", 0, 5, 5), -100)
+    page.wait(f"{WEAKSEG} .xy').dataset.shown === '0/10'", 20, "the wheel does not turn back")
 
     # Paint by mouse, then take it back and do it again by keys. JupyterLab has other plans for these keys.
     page.press("p", 80)
@@ -129,8 +117,17 @@ def test_draw_adjust_paint_undo_kill_and_reopen(notebook, page, sequence, tmp_pa
     after = disk(lambda a: len(a.ids) == 2, "reopened, nothing can be drawn")
     assert (after.masks == before.masks).all() and (after.boxes[0] == before.boxes[0]).all()
 
+    # After a click in the list, keys are the planes' again: to the next slice, and erase there.
+    x, y = page.run(f"(r => [r.x + 9, r.y + 9])({WEAKSEG} li button').getBoundingClientRect())")
+    page.click(x, y)
+    page.wait(f"{WEAKSEG} .xy').dataset.shown === '0/12'", 20, "the list does not go to its box")
+    page.press("PageDown", 34)
+    page.wait(f"{WEAKSEG} .xy').dataset.shown === '0/13'", 20, "keys go nowhere after a click in the list")
+    page.press("e", 69)
+    assert page.run(f"{WEAKSEG} [aria-pressed=true]').innerText") == "erase"
+    page.press("v", 86)
+
     # By keys alone: a box around the cross, one voxel wider, painted, and gone again.
-    page.run("document.querySelector('.weakseg canvas.xy').focus(); true")
     page.press("Enter", 13)
     new = disk(lambda a: len(a.ids) == 3, "Enter makes no box").boxes[2]
     page.wait("document.querySelectorAll('.weakseg li').length === 3", 20, "the new box is not listed")
@@ -141,6 +138,7 @@ def test_draw_adjust_paint_undo_kill_and_reopen(notebook, page, sequence, tmp_pa
     disk(lambda a: a.has_mask[2], "space paints nothing")
     page.press("Delete", 46)
     disk(lambda a: len(a.ids) == 2, "Delete removes nothing")
+    assert problems(page) == []
 
 
 def test_the_second_annotator_is_read_only_and_says_why(notebook, page, sequence):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from browser import READY
 
 LESSON = "00_start_here.ipynb"
 PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(p => p.textContent)"

@@ -206,7 +206,7 @@ function render({ model, el }) {
         ask("mask", plane);
         plane.draw();
       }
-      grid.dataset.scale = view.scale;
+      Object.assign(grid.dataset, { scale: view.scale, centre: view.centre.join(" ") }); // for tests
       showReadout();
     });
   }
@@ -220,7 +220,7 @@ function render({ model, el }) {
       `z y x: ${view.at.join(", ")}   (${um.join(", ")} µm)`,
       `grey value ${value ?? "…"}`,
       `brush ${(2 * view.radius).toFixed(1)} µm`,
-      one && `box ${view.selected}: ${[0, 1, 2].map((a) => one.box[a + 3] - one.box[a]).join(" × ")} voxels`,
+      one && `box ${view.selected}: ${[0, 1, 2].map((a) => `${NAMES[a]} ${one.box[a]}–${one.box[a + 3]}`).join(", ")}`,
       one && (one.voxels ? `mask: ${one.voxels} voxels` : "no mask"),
     ];
     facts.replaceChildren(...lines.filter(Boolean).map((text) => make("div", {}, text)));
@@ -235,12 +235,15 @@ function render({ model, el }) {
     if (now === listed) return;
     listed = now;
     heading.textContent = `Boxes (${view.boxes.size})`;
+    const focused = list.contains(document.activeElement);
     list.replaceChildren(...[...view.boxes].map(([id, one]) => {
       const entry = make("button", { type: "button", ariaPressed: String(id === view.selected), onclick: () => goTo(id) });
       entry.append(make("i", { style: `background: ${colour(id)}` }), ` ${id}`, make("small", {}, one.voxels ? " mask" : ""));
       return make("li", {}, entry);
     }));
-    list.querySelector("[aria-pressed=true]")?.scrollIntoView({ block: "nearest" });
+    const chosen = list.querySelector("[aria-pressed=true]");
+    chosen?.scrollIntoView({ block: "nearest" });
+    if (focused) (chosen ?? view.active.canvas).focus({ preventScroll: true }); // else keys go nowhere
   }
 
   // ---- the view --------------------------------------------------------------------------------------------
@@ -279,13 +282,15 @@ function render({ model, el }) {
     redraw();
   }
 
+  /** Go to the middle of a box; planes are moved only where they do not show all of it. */
   function goTo(id) {
     const { box } = view.boxes.get(id);
-    for (const axis of [0, 1, 2]) {
-      moveTo(axis, Math.floor((box[axis] + box[axis + 3]) / 2));
-      const half = planes[0].height / 2 / view.scale;
-      const middle = (view.at[axis] + 0.5) * voxel[axis];
-      if (Math.abs(middle - view.centre[axis]) > half * 0.8) view.centre[axis] = middle;
+    for (const axis of [0, 1, 2]) moveTo(axis, Math.floor((box[axis] + box[axis + 3]) / 2));
+    for (const plane of planes) {
+      const [x0, y0, x1, y1] = plane.rectangle(box);
+      const hidden = { [plane.right]: x0 < -1 || x1 > plane.width + 1, [plane.down]: y0 < -1 || y1 > plane.height + 1 };
+      for (const axis of [plane.right, plane.down])
+        if (hidden[axis]) view.centre[axis] = ((box[axis] + box[axis + 3]) / 2) * voxel[axis];
     }
     select(id);
   }
@@ -334,7 +339,7 @@ function render({ model, el }) {
 
   function hit(plane, x, y) {
     const one = view.boxes.get(view.selected);
-    if (one && plane.hasHandles) {
+    if (one && plane.hasHandles(one.box)) {
       const [x0, y0, x1, y1] = plane.rectangle(one.box);
       // Of a small box only the nearest handle counts.
       const near = handles()
@@ -368,7 +373,8 @@ function render({ model, el }) {
       select(boxUnder(plane, x, y, view.selected) ?? view.selected);
       if (view.selected === null) return say("Draw or select a box first: masks are painted inside one.");
     }
-    view.drag = { kind, r, d, plane, x, y, moved: false, centre: [...view.centre], erase: kind === "erase" };
+    const { selected } = view;
+    view.drag = { kind, r, d, plane, x, y, selected, moved: false, centre: [...view.centre], erase: kind === "erase" };
     if (kind === "resize" || kind === "move") view.drag.from = view.boxes.get(view.selected).box;
     if (view.drag.kind === "paint" || view.drag.erase) view.drag.stroke = [[plane.fromY(y), plane.fromX(x)]];
     redraw();
@@ -427,6 +433,7 @@ function render({ model, el }) {
       moveTo(plane.down, Math.floor(plane.fromY(drag.y)));
       select(boxUnder(plane, drag.x, drag.y));
     } else if (drag.kind === "box") {
+      view.selected = drag.selected; // until Python says that there is a new one
       addRectangle(plane, drag.box);
     } else if (drag.box) {
       setBox(drag.box);
@@ -530,10 +537,13 @@ function render({ model, el }) {
     canvas.addEventListener("wheel", (event) => turn(plane, event), { passive: false });
   }
   root.addEventListener("keydown", press);
+  root.addEventListener("click", (event) => { // whoever uses the mouse has the keys for the planes, not for a button
+    if (event.detail && event.target.closest("button") && !help.open) view.active.canvas.focus({ preventScroll: true });
+  });
   let told = 0; // looking is work, too
   for (const type of ["pointermove", "wheel", "keydown"])
     root.addEventListener(type, () => Date.now() - told > 5000 && (told = Date.now()) && send("active"));
-  const watch = new ResizeObserver(layOut);
+  const watch = new ResizeObserver(() => requestAnimationFrame(layOut)); // at once, it would be told of its own work
   watch.observe(main);
   model.on("msg:custom", receive);
   setTool("box");

@@ -93,9 +93,9 @@ class Plane {
     return ((y - this.height / 2) / this.view.scale + this.view.centre[this.down]) / this.view.voxel[this.down];
   }
 
-  /** A painter's strokes begin at the sides of a box, too: handles would be in the way. */
-  get hasHandles() {
-    return !this.view.locked && ["select", "box"].includes(this.view.tool);
+  /** Whether a box can be pulled here. A painter's strokes begin at its sides, too: handles would be in the way. */
+  hasHandles(box) {
+    return !this.view.locked && ["select", "box"].includes(this.view.tool) && this.shows(box);
   }
 
   /** Whether the slice that is shown goes through a box. */
@@ -177,7 +177,7 @@ class Plane {
     strokeTwice(context, selected ? "#fff" : colour(id), selected ? 2 : 1.5);
     context.setLineDash([]);
     if (id !== null) write(context, String(id), x0 + 4, y1 - 5, selected ? "#fff" : colour(id));
-    if (!selected || !this.hasHandles) return;
+    if (!selected || !this.hasHandles(box)) return;
     for (const [right, down] of handles()) {
       const [x, y] = [[x0, (x0 + x1) / 2, x1][right + 1], [y0, (y0 + y1) / 2, y1][down + 1]];
       context.fillStyle = "#fff";
