@@ -1,5 +1,6 @@
 """What many tests need: small sequences, a small network, a run folder without training, the form of an error."""
 
+import signal
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -19,6 +20,12 @@ from weakseg_lib.runs import CONFIG, RUN, RUN_FORMAT, WEIGHTS, save_tensors
 from weakseg_lib.train import fit
 
 VOXEL = (0.5, 0.25, 0.25)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible():
+    """Shells let what they start in the background ignore Ctrl-C: tests of it must not depend on that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -18,3 +18,7 @@ class InputError(Exception):
         # Exceptions are pickled by their message alone, which would lose two of the three arguments
         # on the way back from a worker process.
         return type(self), (self.where, self.problem, self.fix)
+
+    def _render_traceback_(self):
+        # What IPython asks for in place of a traceback: in a notebook, too, a user's mistake is one line.
+        return [f"InputError: {self}"]

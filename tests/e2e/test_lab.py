@@ -12,7 +12,6 @@ PICTURES = "[...document.querySelectorAll('.jp-OutputArea img')].map(i => i.src)
 IMAGE = "document.querySelector('.jp-OutputArea .widget-image')"
 SLIDERS = "document.querySelectorAll('.jp-OutputArea .widget-slider .noUi-handle')"
 IDLE = "document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'"
-READY = f"document.querySelector('.jp-Toolbar-kernelName')?.innerText.startsWith('Python') && {IDLE}"
 ERRORS = "[...document.querySelectorAll('[data-mime-type*=error], [data-mime-type*=stderr]')].map(e => e.innerText)"
 
 
