@@ -64,7 +64,7 @@ def main():
 
 def throughput(options, folder, images, voxel_size):
     """Seconds from the call of `predict` to its end, by workers that have imported everything."""
-    stacks, rows = 4 if options.quick else 48, []
+    stacks, rows = 4 if options.quick else 16, []
     sequence = write_stacks(folder / "many/01", images, stacks, voxel_size)
     for workers in (1, 2):
         with connect("local", workers) as client:
