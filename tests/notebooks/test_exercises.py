@@ -11,8 +11,8 @@ nbformat = pytest.importorskip("nbformat", reason="the extra `notebooks` is not 
 pytest.importorskip("ipywidgets", reason="the extra `notebooks` is not installed")
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
-# 00 and 08 do a whole job and end with things to try.
-LESSONS = sorted(path for path in FOLDER.glob("*.ipynb") if not path.name.startswith(("00", "08")))
+# 08 is for one's own stacks and ends with things to try.
+LESSONS = sorted(path for path in FOLDER.glob("*.ipynb") if not path.name.startswith("08"))
 STUB, CHECK = re.compile(r"# Exercise (\d+)\b"), re.compile(r"# Check (\d+)\b")
 ON_EACH = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 # (lesson, exercise): a wrong answer that is easily given, and a part of what it must be told.
