@@ -79,34 +79,12 @@ def each(client, function, run, tasks, *, desc, unit, where, progress=True, done
                 yield number, function(run, task)
                 bar.update()
             return
-        from distributed import KilledWorker, as_completed
-
         if not client.scheduler_info()["workers"]:
             bar.set_postfix_str("waiting for a worker")
         options = {"function": function, "run": run, "pure": False}
         futures = client.map(_attempt, tasks, **options)
-        numbers = {future.key: number for number, future in enumerate(futures)}
-        wrong, killed = [], []
-        for future in as_completed(futures, loop=client.loop):
-            number = numbers[future.key]
-            try:
-                result = future.result()
-            except KilledWorker:
-                killed.append(number)
-                continue
-            bar.update()
-            if isinstance(result, InputError):
-                wrong.append(result)
-            else:
-                yield number, result
-        for (
-            number
-        ) in killed:  # each alone now: it may only have waited beside the one that killed its workers
-            try:
-                result = client.submit(_attempt, tasks[number], **options).result()
-            except KilledWorker:
-                fix = "use fewer workers, or workers with more memory"
-                result = InputError(where(tasks[number]), "every worker that tried it died", fix)
+        wrong = []
+        for number, result in _results(client, futures, tasks, options, where):
             bar.update()
             if isinstance(result, InputError):
                 wrong.append(result)
@@ -115,6 +93,25 @@ def each(client, function, run, tasks, *, desc, unit, where, progress=True, done
         if wrong:
             more = f" (and {len(wrong) - 1} more failed; the others are done)" if len(wrong) > 1 else ""
             raise InputError(wrong[0].where, wrong[0].problem + more, wrong[0].fix)
+
+
+def _results(client, futures, tasks, options, where):
+    """Yield (number, result or InputError) as the futures of `tasks` end. One whose workers died is tried once more,
+    alone, when all others have ended: it may only have waited beside the task that killed them."""
+    from distributed import KilledWorker, as_completed
+
+    numbers, killed = {future.key: number for number, future in enumerate(futures)}, []
+    for future in as_completed(futures, loop=client.loop):
+        try:
+            yield numbers[future.key], future.result()
+        except KilledWorker:
+            killed.append(numbers[future.key])
+    for number in killed:
+        try:
+            yield number, client.submit(_attempt, tasks[number], **options).result()
+        except KilledWorker:
+            fix = "use fewer workers, or workers with more memory"
+            yield number, InputError(where(tasks[number]), "every worker that tried it died", fix)
 
 
 def _attempt(task, function, run):

@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from scipy import ndimage
 from skimage.segmentation import watershed
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from weakseg_lib.counts import Matches, VoxelOverlap
@@ -13,7 +12,7 @@ from weakseg_lib.data.prepare import PreparedStack, compress
 from weakseg_lib.data.voxel_classes import BACKGROUND, BOUNDARY, CELL, LABELS
 from weakseg_lib.device import autocast, memory_format
 from weakseg_lib.measures import count_overlaps, detection, segmentation
-from weakseg_lib.tiling import VIEWS, tiles
+from weakseg_lib.tiling import VIEWS, pad_to_stride, tiles
 
 MOST_STACKS = 8  # that the free numbers are chosen on
 # High ones, too: a bridge of less sure voxels fuses neighbours. Low ones, for a network unsure of thin cells.
@@ -33,8 +32,7 @@ def class_probabilities(network, image: np.ndarray, progress: bool = False) -> n
     todo = list(tiles(image.shape, config.tile, network.halo, network.stride))
     for core, block in tqdm(todo, desc="tiles", disable=not progress or len(todo) == 1, leave=False):
         crop = compress(torch.from_numpy(image[block]))[None, None].to(device)
-        pad = [p for n in reversed(crop.shape[2:]) for p in (0, -n % network.stride)]
-        crop = F.pad(crop, pad).contiguous(memory_format=memory_format())
+        crop = pad_to_stride(crop, network.stride).contiguous(memory_format=memory_format())
         total = 0.0
         with autocast(device, config.precision):
             for flips in VIEWS[: config.views]:

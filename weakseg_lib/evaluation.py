@@ -176,13 +176,6 @@ def read_predicted(files, true):
     return Instances(labels, boxes)
 
 
-def pool_numbers(stacks):
-    """The numbers of some stacks together; `stacks`: the "counts" of the rows that `evaluate` returns."""
-    return read_measures(
-        pool({name: KINDS[name](**values) for name, values in counts.items()} for counts in stacks)
-    )
-
-
 def _numbers(counts):
     return {**read_measures(counts), "counts": {name: asdict(value) for name, value in counts.items()}}
 

@@ -14,9 +14,7 @@ STEP = 1.25  # between one scale and the next
 NOISE = 8.0  # least height of a maximum, in standard deviations of the noise that passes the filter
 DIM = 0.2  # least height of a maximum, as a share of the stack's bright ones
 LEVEL = 0.4  # where a cell ends, between the background's brightness (0) and that of its own middle (1)
-SMALL = (
-    0.4  # least mean side of a box, as a share of the diameter: where cells touch there are small maxima, too
-)
+SMALL = 0.4  # least mean side of a box, as a share of the diameter: small maxima are where cells touch
 VOXELS = 10  # a diameter; what is finer is averaged away
 MOST = 2e6  # voxels that the search for the diameter looks at: more are averaged
 

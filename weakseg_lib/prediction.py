@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy import ndimage
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from weakseg_lib import __version__
@@ -28,7 +27,7 @@ from weakseg_lib.model.network import Network
 from weakseg_lib.ops.boxes import clip_boxes, enlarge, nms
 from weakseg_lib.pasting import paste
 from weakseg_lib.runs import PRETRAINED, Run, load_run
-from weakseg_lib.tiling import VIEWS, tiles
+from weakseg_lib.tiling import VIEWS, pad_to_stride, tiles
 
 LOWEST_SCORE, LOOSEST_OVERLAP = 0.1, 0.5  # what is collected and clustered before the thresholds choose
 MASK_BATCH = 64  # regions at a time in the mask head: bounds its memory
@@ -95,8 +94,7 @@ def detect_tile(
     config, device = network.config, next(network.parameters()).device
     network.eval()
     crop = compress(torch.from_numpy(image))[None, None].to(device)
-    pad = [p for n in reversed(crop.shape[2:]) for p in (0, -n % network.stride)]
-    crop = F.pad(crop, pad).contiguous(memory_format=memory_format())
+    crop = pad_to_stride(crop, network.stride).contiguous(memory_format=memory_format())
     with autocast(device, config.precision):
         maps = network.backbone(crop)
         # A generator: the maps of a mirror image are gone before the next ones are made.

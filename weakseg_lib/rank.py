@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from scipy.spatial.distance import cdist
 from scipy.stats import rankdata
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from weakseg_lib.data.prepare import compress
@@ -23,13 +22,11 @@ from weakseg_lib.ops.boxes import enlarge
 from weakseg_lib.ops.roi_align import roi_align_3d_multi
 from weakseg_lib.prediction import MASK_BATCH, working_image
 from weakseg_lib.runs import Run
-from weakseg_lib.tiling import VIEWS, tiles
+from weakseg_lib.tiling import VIEWS, pad_to_stride, tiles
 
 WAYS = ("random", "both", "disagreement", "difference")
 DEFAULT = "random"  # until the benchmark's numbers say that another way is better
-NOISE = (
-    0.06  # standard deviation of the noise added to a view, as a share of the bright level, as in training
-)
+NOISE = 0.06  # added to a view: standard deviation as a share of the bright level, as in training
 
 
 @dataclass(frozen=True)
@@ -214,8 +211,7 @@ def views_of_cells(run: Run, stack: Stack, annotation: WeakAnnotation, views=(()
         mine = torch.nonzero(((centre >= low) & (centre < high)).all(1)).flatten()
         if not len(mine):
             continue
-        crop = torch.from_numpy(image[block])[None, None]
-        crop = F.pad(crop, [p for n in reversed(crop.shape[2:]) for p in (0, -n % network.stride)])
+        crop = pad_to_stride(torch.from_numpy(image[block])[None, None], network.stride)
         own = boxes[mine] - torch.tensor([s.start for s in block] * 2)
         looks = []
         for flips in views:

@@ -15,9 +15,8 @@ from weakseg_lib.model.network import Network
 from weakseg_lib.model.voxresnet import VoxResNet
 
 RUN_FORMAT = 1
-PRETRAINED = (
-    Path(__file__).parent / "pretrained"
-)  # run folders that come with the library, each with its card
+# Run folders that come with the library, each with its card.
+PRETRAINED = Path(__file__).parent / "pretrained"
 # What prediction needs to know beside the weights.
 NEEDED = {
     "weak": (

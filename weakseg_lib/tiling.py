@@ -1,5 +1,7 @@
 """A volume cut into overlapping tiles, and the mirror images that are looked at."""
 
+from torch.nn import functional as F
+
 VIEWS = ((), (2,), (1,), (1, 2), (0,), (0, 2), (0, 1), (0, 1, 2))  # flipped axes; averaged over the first few
 
 
@@ -26,3 +28,8 @@ def tiles(shape, tile, halo, stride: int):
         for y in axes[1]:
             for x in axes[2]:
                 yield tuple(slice(*a[0]) for a in (z, y, x)), tuple(slice(*a[1]) for a in (z, y, x))
+
+
+def pad_to_stride(crop, stride: int):
+    """A tensor (..., D, H, W) with zeros at the end of its last three axes, so that `stride` divides them."""
+    return F.pad(crop, [p for n in reversed(crop.shape[-3:]) for p in (0, -n % stride)])

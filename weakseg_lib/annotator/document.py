@@ -184,6 +184,11 @@ class Document:
             self._paint(id_, region, new)
 
     @property
+    def mask_count(self):
+        """How many instances have a mask (int)."""
+        return sum(one.voxels > 0 for one in self.instances.values())
+
+    @property
     def can_undo(self):
         return bool(self._undo)
 

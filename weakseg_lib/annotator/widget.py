@@ -70,9 +70,8 @@ class Annotator(anywidget.AnyWidget):
         self.on_msg(self._receive)
 
     def __repr__(self):
-        cells = self.document.instances.values()
-        masks = sum(cell.voxels > 0 for cell in cells)
-        return f"Annotator of {self.info['title']}: {len(cells)} boxes, {masks} masks"
+        boxes, masks = len(self.document.instances), self.document.mask_count
+        return f"Annotator of {self.info['title']}: {boxes} boxes, {masks} masks"
 
     def _repr_mimebundle_(self, **kwargs):
         # Pages without a kernel (a saved HTML, a code host) can't show a widget and take the picture instead.
@@ -143,7 +142,6 @@ class Annotator(anywidget.AnyWidget):
     def _send_state(self, selected=None, problem="", new_masks=False):
         """Tell the page what there is, and what came of its last edit."""
         document = self.document
-        masks = sum(one.voxels > 0 for one in document.instances.values())
         self.send(
             {
                 "type": "state",
@@ -152,7 +150,7 @@ class Annotator(anywidget.AnyWidget):
                 "redo": document.can_redo,
                 "read_only": self.read_only,
                 "editor": self._editor,
-                "counts": self._files.clock.report(len(document.instances), masks),
+                "counts": self._files.clock.report(len(document.instances), document.mask_count),
                 "selected": selected,
                 "problem": problem,
                 "new_masks": new_masks,

@@ -1,5 +1,6 @@
 """Reading microscopes' own files: Nikon's ND2 and Zeiss's CZI. Needs the optional packages nd2 and pylibCZIrw."""
 
+from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,6 +12,7 @@ from weakseg_lib.errors import InputError
 EXPORT = "export it as OME-TIFF with the microscope's own program"
 COPY_AGAIN = f"copy the file again, or {EXPORT}"
 CZI_AXES = "TCZYX"
+PACKAGES = {"ND2": "nd2", "CZI": "pylibCZIrw"}
 
 
 def read_nd2(path, frame=None, channel=None, axes=None):
@@ -22,20 +24,13 @@ def read_nd2(path, frame=None, channel=None, axes=None):
     Raises InputError where nd2 is not installed, for a damaged file and one that is not one 3D stack.
     """
     path = Path(path)
-    try:
+    with _reading(path, "ND2", axes):
         import nd2
-    except ImportError as error:
-        raise _not_installed(path, "ND2", "nd2") from error
-    _refuse_axes(path, axes)
-    try:
+
         with nd2.ND2File(path) as file:
             if file.is_legacy:
                 raise InputError(path, "is an ND2 file of the old kind (JPEG 2000)", EXPORT)
             return nd2_volume(file, path, frame, channel)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(path, f"is damaged or no ND2 file ({error})", COPY_AGAIN) from error
 
 
 def nd2_volume(file, path, frame=None, channel=None):
@@ -63,18 +58,11 @@ def read_czi(path, frame=None, channel=None, axes=None):
     installed, for a damaged file and one that is not one 3D stack, several scenes for example.
     """
     path = Path(path)
-    try:
+    with _reading(path, "CZI", axes):
         from pylibCZIrw import czi
-    except ImportError as error:
-        raise _not_installed(path, "CZI", "pylibCZIrw") from error
-    _refuse_axes(path, axes)
-    try:
+
         with czi.open_czi(str(path)) as file:
             return _czi_volume(file, path, frame, channel)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(path, f"is damaged or no CZI file ({error})", COPY_AGAIN) from error
 
 
 def _czi_volume(file, path, frame, channel):
@@ -103,11 +91,18 @@ def _czi_volume(file, path, frame, channel):
     return np.stack(planes), voxel_size if min(voxel_size) > 0 else None
 
 
-def _not_installed(path, form, package):
-    fix = f'run `pip install "weakseg_lib[formats]"`, or {EXPORT}'
-    return InputError(path, f"is a {form} file and the {package} package is not installed", fix)
-
-
-def _refuse_axes(path, axes):
+@contextmanager
+def _reading(path, form, axes):
+    """Whatever goes wrong in reading a file of this form is one InputError. axes: what the user said they are."""
     if axes is not None:
         raise InputError(path, f"names its axes itself, and `--axes {axes}` was given", "leave `--axes` out")
+    package = PACKAGES[form]
+    try:
+        yield
+    except InputError:
+        raise
+    except ImportError as error:
+        fix = f'run `pip install "weakseg_lib[formats]"`, or {EXPORT}'
+        raise InputError(path, f"is a {form} file and the {package} package is not installed", fix) from error
+    except Exception as error:
+        raise InputError(path, f"is damaged or no {form} file ({error})", COPY_AGAIN) from error

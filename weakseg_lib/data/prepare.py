@@ -12,11 +12,8 @@ from weakseg_lib.data.files import atomic_path
 from weakseg_lib.data.stacks import Stack
 
 TRUNCATE = 3.0  # where the smoothing Gaussian ends, in sigmas
-SAMPLE = (
-    64,
-    768,
-    768,
-)  # about as many planes, rows and columns set the grey scale: memory for it has a bound
+# About as many planes, rows and columns set the grey scale: memory for it has a bound.
+SAMPLE = (64, 768, 768)
 
 
 def resampling_matrix(size_in: int, size_out: int, rows=slice(None), columns=slice(None)) -> np.ndarray:
