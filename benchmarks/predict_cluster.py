@@ -3,9 +3,9 @@
     python benchmarks/predict_cluster.py RUN [--part throughput memory zarr] [--quick] [--folder DIR]
 
 RUN: a run folder trained on HL60-like nuclei, or hl60. Stacks are simulated; the large image is one simulated stack
-repeated along all axes, uint16. Every process has one thread. Memory is resident memory, all processes added up (what
-they share is counted in each), looked at five times a second. --quick: a trial of this script, not a measurement.
-Writes results/predict_cluster.json beside itself and prints the tables of it as Markdown.
+at the paper's voxel size, repeated along all axes, uint16. Every process has one thread. Memory is resident memory, all
+processes added up (what they share is counted in each), looked at five times a second. --quick: a trial of this script,
+not a measurement. Writes results/predict_cluster.json beside itself and prints the tables of it as Markdown.
 """
 
 import argparse
@@ -51,40 +51,37 @@ def main():
     out = RESULTS / "predict_cluster.json"
     result = read_json(out) if out.exists() and not options.quick else {}
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        settings = replace(SETTINGS, shape=(32, 96, 96), cells=6) if options.quick else SETTINGS
-        frames = hl60_frames(1, settings, options.seed)
-        images = [image for image, _ in islice(frames, 2 if options.quick else 4)]
         for part in options.part:
-            rows = PARTS[part](options, Path(folder), images, settings.voxel_size)
+            rows = PARTS[part](options, Path(folder))
             result[part] = provenance(options.seed) | {"rows": rows}
             print(markdown(rows), flush=True)
             if not options.quick:
                 write_json(out, result)
 
 
-def throughput(options, folder, images, voxel_size):
+def throughput(options, folder):
     """Seconds from the call of `predict` to its end, by workers that have imported everything."""
     stacks, rows = 4 if options.quick else 16, []
-    sequence = write_stacks(folder / "many/01", images, stacks, voxel_size)
+    sequence, voxels = write_stacks(folder / "many/01", stacks, options)
     for workers in (1, 2):
         with connect("local", workers) as client:
             client.run(lambda: __import__("weakseg_lib.prediction"))
             began = time.perf_counter()
             found = by_workers(client, options.run, sequence, folder / f"by_{workers}")
             seconds = time.perf_counter() - began
-        speed = stacks * images[0].size / seconds
+        speed = stacks * voxels / seconds
         rows.append({"workers": workers, "stacks": stacks, "seconds": round(seconds, 1), "cells": found})
         rows[-1] |= {"voxels a second": round(speed), "speed-up": round(rows[0]["seconds"] / seconds, 2)}
     return rows
 
 
-def memory(options, folder, images, voxel_size):
+def memory(options, folder):
     """Of one worker that predicts 50 stacks in all: the most it had so far."""
     rows, done = [], 0
     with connect("local", 1) as client, watch() as peak:
         (worker,) = client.run(os.getpid).values()
         for stacks in (1, 2, 3) if options.quick else (1, 10, 50):
-            sequence = write_stacks(folder / f"memory{stacks}/01", images, stacks - done, voxel_size)
+            sequence, _ = write_stacks(folder / f"memory{stacks}/01", stacks - done, options)
             by_workers(client, options.run, sequence, folder / f"memory{stacks}/out")
             now = psutil.Process(worker).memory_info().rss
             rows.append({"stacks": stacks, "worker, peak MiB": peak[worker] // MIB, "after, MiB": now // MIB})
@@ -92,14 +89,16 @@ def memory(options, folder, images, voxel_size):
     return rows
 
 
-def zarr(options, folder, images, voxel_size):
+def zarr(options, folder):
     """`weakseg predict` on an image that is one stack repeated; all its processes."""
     shape = (48, 256, 256) if options.quick else (512, 2048, 2048)
+    settings = hl60_settings(1, "paper")
+    stack, _ = next(hl60_frames(1, settings, options.seed))
     image, rows = folder / "large.ome.zarr", []
-    array = create_ome_zarr(image, shape, (64, 256, 256), np.uint16, voxel_size)
+    array = create_ome_zarr(image, shape, (64, 256, 256), np.uint16, settings.voxel_size)
     for chunk, _ in tiles(shape, (64, 256, 256), (0, 0, 0), 1):
-        index = (np.arange(s.start, s.stop) % n for s, n in zip(chunk, images[0].shape, strict=True))
-        array[chunk] = images[0][np.ix_(*index)]
+        index = (np.arange(s.start, s.stop) % n for s, n in zip(chunk, stack.shape, strict=True))
+        array[chunk] = stack[np.ix_(*index)]
     for workers in (0, 2):
         out = folder / f"large_by_{workers}"
         words = ["predict", options.run, image, "--out", out, "--blocks", "--workers", workers]
@@ -123,10 +122,14 @@ def zarr(options, folder, images, voxel_size):
 PARTS = {"throughput": throughput, "memory": memory, "zarr": zarr}
 
 
-def write_stacks(sequence, images, count, voxel_size):
+def write_stacks(sequence, count, options):
+    """Write `count` stacks, the same few again and again; the folder, and the voxels of one stack."""
+    settings = replace(SETTINGS, shape=(32, 96, 96), cells=6) if options.quick else SETTINGS
+    frames = hl60_frames(1, settings, options.seed)
+    images = [image for image, _ in islice(frames, 2 if options.quick else 4)]
     for t in range(count):
-        write_tiff(sequence / f"t{t:03d}.tif", images[t % len(images)], voxel_size)
-    return sequence
+        write_tiff(sequence / f"t{t:03d}.tif", images[t % len(images)], settings.voxel_size)
+    return sequence, images[0].size
 
 
 def by_workers(client, run, sequence, out):

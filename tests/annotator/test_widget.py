@@ -76,6 +76,16 @@ def test_an_edit_is_answered_with_all_boxes_and_a_wrong_one_with_the_reason(open
     assert edit(widget, "delete", id_=7)["problem"]
 
 
+def test_the_answer_to_an_edit_says_which_one_it_is(open_):
+    """So that the page can draw an edit until Python has made it, and no longer."""
+    widget = open_()
+    assert tell(widget, "hello")[0]["number"] == 0
+    state = tell(widget, "edit", do="add_rectangle", how=BOX, number=3)[0]
+    assert (state["view"], state["number"]) == ("a", 3)
+    refused = tell(widget, "edit", "b", do="add_rectangle", how=BOX, number=1)[0]
+    assert (refused["view"], refused["number"]) == ("b", 1) and len(refused["instances"]) == 1
+
+
 def test_one_window_edits_at_a_time(open_):
     widget = open_()
     assert tell(widget, "hello", "a")[0]["editor"] == "a" == tell(widget, "hello", "b")[0]["editor"]

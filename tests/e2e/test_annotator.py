@@ -73,6 +73,19 @@ def test_draw_adjust_paint_undo_kill_and_reopen(notebook, page, sequence, tmp_pa
     page.drag(place("zy", 15, 18, 0), place("zy", 16, 18, 0), place("zy", 17, 18, 0))
     disk(lambda a: a.boxes[0].tolist() == [7, 10, 12, 17, 26, 28], "the handle does not move the box")
 
+    # While the kernel is busy, what is drawn stays in sight; it is made when Python has time.
+    pid = json.loads((sequence.weak_path / ".lock000.json").read_text())["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    page.drag(place("xy", 0, 32, 32), place("xy", 0, 38, 38), place("xy", 0, 44, 44))
+    page.wait(f"{WEAKSEG} .grid').dataset.pending === '1'", 20, "the box is out of sight")
+    page.save_picture(tmp_path / "pending.png")
+    os.kill(pid, signal.SIGCONT)
+    page.wait("document.querySelectorAll('.weakseg li').length === 2", 20, "the box is not made")
+    page.wait(f"{WEAKSEG} .grid').dataset.pending === '0'", 20, "the box is drawn twice")
+    page.press("Delete", 46)
+    disk(lambda a: len(a.ids) == 1, "Delete removes nothing")
+    page.click(*place("xy", 0, 18, 20))
+
     # A slip of the mouse leaves the box selected. Its handles are no handles in a slice that it is not in.
     page.drag(place("xy", 0, 40, 10), place("xy", 0, 40, 20), place("xy", 0, 40, 30))
     page.wait(f"{WEAKSEG} .notice').innerText.includes('no volume')", 20, "a line is a box")
@@ -101,7 +114,6 @@ def test_draw_adjust_paint_undo_kill_and_reopen(notebook, page, sequence, tmp_pa
     assert page.run("document.querySelectorAll('.jp-Cell').length") == 1
 
     # Nobody else can write meanwhile.
-    pid = json.loads((sequence.weak_path / ".lock000.json").read_text())["pid"]
     assert f"process {pid} on " in Autosave(sequence, 0, sequence.read(0)).read_only
 
     # The kernel is killed; the cell is run again; everything is there.

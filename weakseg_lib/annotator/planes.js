@@ -158,10 +158,11 @@ class Plane {
     }
     for (const [id, { box }] of view.boxes)
       if (id !== view.selected && this.shows(box)) this.drawBox(context, id, box);
+    for (const { box } of view.pending) if (box && this.shows(box)) this.drawBox(context, null, box);
     const selected = view.drag?.box ?? view.boxes.get(view.selected)?.box;
     if (selected) this.drawBox(context, view.selected, selected, true);
     this.drawCross(context);
-    this.drawStroke(context);
+    this.drawBrush(context);
     const text = `${this.name}   ${NAMES[this.axis]} ${view.at[this.axis]} of ${view.shape[this.axis] - 1}`;
     write(context, text, 8, 16, "#fff");
     canvas.setAttribute("aria-label", `Plane ${text}`);
@@ -174,7 +175,7 @@ class Plane {
     context.beginPath();
     context.rect(x0, y0, x1 - x0, y1 - y0);
     context.setLineDash(this.shows(box) ? (selected ? [] : [6, 3]) : [2, 4]);
-    strokeTwice(context, selected ? "#fff" : colour(id), selected ? 2 : 1.5);
+    strokeTwice(context, selected || id === null ? "#fff" : colour(id), selected ? 2 : 1.5);
     context.setLineDash([]);
     if (id !== null) write(context, String(id), x0 + 4, y1 - 5, selected ? "#fff" : colour(id));
     if (!selected || !this.hasHandles(box)) return;
@@ -200,28 +201,31 @@ class Plane {
     context.stroke();
   }
 
-  /** The stroke being drawn, and the brush. */
-  drawStroke(context) {
-    const { at, drag, tool } = this.view;
-    const radius = this.view.radius * this.view.scale;
-    if (drag?.stroke && drag.plane === this) {
-      context.beginPath();
-      for (const [down, right] of drag.stroke) context.lineTo(this.toX(right), this.toY(down));
-      const [down, right] = drag.stroke.at(-1);
-      context.lineTo(this.toX(right) + 0.01, this.toY(down)); // so that a click alone is a dot
-      context.lineWidth = 2 * radius;
-      context.lineCap = context.lineJoin = "round";
-      context.strokeStyle = drag.erase ? "rgba(0, 0, 0, 0.5)" : `${colour(this.view.selected)}80`;
-      context.stroke();
-      context.lineCap = "butt";
-    }
+  /** What is being painted, what was painted and Python has not answered yet, and the brush. */
+  drawBrush(context) {
+    const { at, drag, tool, pending, selected } = this.view;
+    for (const one of pending) if (one.key === this.key) this.drawStroke(context, one);
+    if (drag?.stroke && drag.plane === this)
+      this.drawStroke(context, { ...drag, radius: this.view.radius, id: selected });
     if ((tool !== "paint" && tool !== "erase") || this !== this.view.active) return;
     const [x, y] = this.pointer ?? [this.toX(at[this.right] + 0.5), this.toY(at[this.down] + 0.5)];
     context.beginPath();
-    context.arc(x, y, radius, 0, 2 * Math.PI);
+    context.arc(x, y, this.view.radius * this.view.scale, 0, 2 * Math.PI);
     context.setLineDash(tool === "erase" ? [3, 3] : []);
     strokeTwice(context, "#fff", 1);
     context.setLineDash([]);
+  }
+
+  drawStroke(context, { stroke, radius, erase, id }) {
+    context.beginPath();
+    for (const [down, right] of stroke) context.lineTo(this.toX(right), this.toY(down));
+    const [down, right] = stroke.at(-1);
+    context.lineTo(this.toX(right) + 0.01, this.toY(down)); // so that a click alone is a dot
+    context.lineWidth = 2 * radius * this.view.scale;
+    context.lineCap = context.lineJoin = "round";
+    context.strokeStyle = erase ? "rgba(0, 0, 0, 0.5)" : `${colour(id)}80`;
+    context.stroke();
+    context.lineCap = "butt";
   }
 
   drawScaleBar(context) {

@@ -1,4 +1,4 @@
-"""The annotator in a notebook: answers what the page (annotator.js) asks for, and edits as it says."""
+"""The annotator in a notebook: answers what its page (annotator.js) asks for, and edits as it says."""
 
 import io
 import time
@@ -22,6 +22,7 @@ except ImportError as error:
     ) from error
 
 HERE = Path(__file__).parent
+SCRIPTS = ("planes.js", "page.js", "pointer.js", "keys.js", "annotator.js")
 # What the page may do to the document, and what the time for it is spent on.
 EDITS = {"add_rectangle": "boxes", "set_box": "boxes", "delete": "boxes", "paint": "masks", "fill": "masks"}
 EDITS |= {"undo": None, "redo": None}
@@ -41,7 +42,7 @@ class Annotator(anywidget.AnyWidget):
     Raises InputError for a sequence, frame or annotation that cannot be read, and an image of one value.
     """
 
-    _esm = "\n".join((HERE / name).read_text("utf-8") for name in ("planes.js", "annotator.js"))
+    _esm = "\n".join((HERE / name).read_text("utf-8") for name in SCRIPTS)
     _css = HERE / "annotator.css"
     info = traitlets.Dict().tag(sync=True)
 
@@ -125,7 +126,7 @@ class Annotator(anywidget.AnyWidget):
             self._editor = view
             self._edit(message)
             return
-        self._send_state()
+        self._send_state(answer=message)
 
     def _edit(self, message):
         work, selected, problem = EDITS[message["do"]], None, ""
@@ -137,10 +138,11 @@ class Annotator(anywidget.AnyWidget):
         if self.document.version != before:
             self._files.clock.tick(time.monotonic(), work)
             self._files.changed()
-        self._send_state(selected, problem, self.document.mask_version != masks)
+        self._send_state(selected, problem, self.document.mask_version != masks, message)
 
-    def _send_state(self, selected=None, problem="", new_masks=False):
-        """Tell the page what there is, and what came of its last edit."""
+    def _send_state(self, selected=None, problem="", new_masks=False, answer=None):
+        """Tell the page what there is, and what came of its edit; `answer`: the message that asked for it."""
+        answer = answer or {}
         document = self.document
         self.send(
             {
@@ -154,6 +156,8 @@ class Annotator(anywidget.AnyWidget):
                 "selected": selected,
                 "problem": problem,
                 "new_masks": new_masks,
+                "view": answer.get("view"),
+                "number": answer.get("number", 0),
                 **self._status,
             }
         )

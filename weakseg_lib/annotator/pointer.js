@@ -1,0 +1,139 @@
+// The mouse on the planes: boxes are drawn and pulled, masks painted, the view is moved.
+
+/** app: the actions, see annotator.js. */
+function attachPointer(view, app) {
+  /** What a press of the button does at a place. */
+  function hit(plane, x, y) {
+    const one = view.boxes.get(view.selected);
+    if (one && plane.hasHandles(one.box)) {
+      const [x0, y0, x1, y1] = plane.rectangle(one.box);
+      // Of a small box only the nearest handle counts.
+      const near = handles()
+        .map(([r, d]) => ({ r, d, far: Math.max(
+          Math.abs(x - [x0, (x0 + x1) / 2, x1][r + 1]), Math.abs(y - [y0, (y0 + y1) / 2, y1][d + 1])) }))
+        .sort((a, b) => a.far - b.far)[0];
+      if (near.far <= HANDLE + 2) return { kind: "resize", ...near };
+      if (view.tool === "select" && x > x0 && x < x1 && y > y0 && y < y1) return { kind: "move" };
+    }
+    return { kind: view.tool === "select" ? "pan" : view.tool };
+  }
+
+  /** The box at a place: the selected one if it is there, else the smallest. */
+  function boxUnder(plane, x, y, selected = null) {
+    const area = (box) => (box[plane.right + 3] - box[plane.right]) * (box[plane.down + 3] - box[plane.down]);
+    const found = [...view.boxes].filter(([, { box }]) => {
+      const [x0, y0, x1, y1] = plane.rectangle(box);
+      return plane.shows(box) && x >= x0 && x <= x1 && y >= y0 && y <= y1;
+    });
+    const ids = found.sort((a, b) => area(a[1].box) - area(b[1].box)).map(([id]) => id);
+    return ids.includes(selected) ? selected : ids[0] ?? null;
+  }
+
+  function start(plane, event) {
+    view.active = plane;
+    plane.canvas.focus({ preventScroll: true });
+    plane.canvas.setPointerCapture(event.pointerId);
+    const [x, y] = [event.offsetX, event.offsetY];
+    const { kind, r, d } = event.button ? { kind: "pan" } : hit(plane, x, y);
+    if (kind === "paint" || kind === "erase") {
+      app.select(boxUnder(plane, x, y, view.selected) ?? view.selected);
+      if (view.selected === null) return app.say("Draw or select a box first: masks are painted inside one.");
+    }
+    const { selected } = view;
+    view.drag = { kind, r, d, plane, x, y, selected, moved: false, centre: [...view.centre], erase: kind === "erase" };
+    if (kind === "resize" || kind === "move") view.drag.from = view.boxes.get(view.selected).box;
+    if (kind === "paint" || kind === "erase") view.drag.stroke = [[plane.fromY(y), plane.fromX(x)]];
+    app.redraw();
+  }
+
+  function move(plane, event) {
+    const [x, y] = (plane.pointer = [event.offsetX, event.offsetY]);
+    const { drag } = view;
+    if (!drag) {
+      view.active = plane;
+      plane.canvas.style.cursor = cursor(hit(plane, x, y));
+      return app.redraw();
+    }
+    drag.moved ||= Math.hypot(x - drag.x, y - drag.y) > 3;
+    if (drag.stroke) for (const e of event.getCoalescedEvents?.() ?? [event])
+      drag.stroke.push([plane.fromY(e.offsetY), plane.fromX(e.offsetX)]);
+    else if (!drag.moved) return;
+    else if (drag.kind === "pan") {
+      view.centre[plane.right] = drag.centre[plane.right] - (x - drag.x) / view.scale;
+      view.centre[plane.down] = drag.centre[plane.down] - (y - drag.y) / view.scale;
+    } else if (drag.kind === "box") {
+      drag.box = drawn(plane, drag, x, y);
+      view.selected = null;
+    } else drag.box = pulled(plane, drag, x, y);
+    app.redraw();
+  }
+
+  function cursor({ kind, r, d }) {
+    const diagonal = { "1": "nwse", "-1": "nesw" };
+    if (kind === "resize") return `${r && d ? diagonal[r * d] : r ? "ew" : "ns"}-resize`;
+    return kind === "move" ? "move" : "";
+  }
+
+  /** A new box between where the button went down and here, one slice deep. */
+  function drawn(plane, drag, x, y) {
+    const box = Array(6);
+    const set = (axis, a, b) => ([box[axis], box[axis + 3]] = [Math.min(a, b), Math.max(a, b)]);
+    set(plane.axis, view.at[plane.axis], view.at[plane.axis] + 1);
+    set(plane.down, plane.fromY(drag.y), plane.fromY(y));
+    set(plane.right, plane.fromX(drag.x), plane.fromX(x));
+    return box;
+  }
+
+  /** The box that was there, moved, or with one or two of its sides moved. */
+  function pulled(plane, drag, x, y) {
+    const [right, down] = [plane.fromX(x) - plane.fromX(drag.x), plane.fromY(y) - plane.fromY(drag.y)];
+    const box = [...drag.from];
+    const shift = (axis, side, by) => (box[axis + (side > 0 ? 3 : 0)] += Math.round(by));
+    if (drag.kind === "move")
+      for (const side of [-1, 1]) shift(plane.right, side, right), shift(plane.down, side, down);
+    if (drag.r) shift(plane.right, drag.r, right);
+    if (drag.d) shift(plane.down, drag.d, down);
+    for (const a of [plane.right, plane.down]) // an edge stops short of the opposite one
+      if (box[a] >= box[a + 3]) box[a] === drag.from[a] ? (box[a + 3] = box[a] + 1) : (box[a] = box[a + 3] - 1);
+    return box;
+  }
+
+  function end(plane, event) {
+    const { drag } = view;
+    view.drag = null;
+    if (!drag || event.type === "pointercancel") return app.redraw();
+    if (drag.stroke) {
+      app.paint(plane, drag.stroke, drag.erase);
+    } else if (!drag.moved) {
+      if (event.button) return app.redraw();
+      app.moveTo(plane.right, Math.floor(plane.fromX(drag.x)));
+      app.moveTo(plane.down, Math.floor(plane.fromY(drag.y)));
+      app.select(boxUnder(plane, drag.x, drag.y));
+    } else if (drag.kind === "box") {
+      view.selected = drag.selected; // until Python says that there is a new one
+      app.addRectangle(plane, drag.box);
+    } else if (drag.box) {
+      app.setBox(drag.box);
+    }
+    app.redraw();
+  }
+
+  function turn(plane, event) {
+    event.preventDefault();
+    if (event.ctrlKey || event.metaKey)
+      return app.zoom(event.deltaY < 0 ? 1.2 : 1 / 1.2, plane, event.offsetX, event.offsetY);
+    const by = Math.sign(event.deltaY || event.deltaX) * (event.shiftKey ? 10 : 1);
+    if (by) app.moveTo(plane.axis, view.at[plane.axis] + by);
+  }
+
+  for (const plane of view.planes) {
+    const { canvas } = plane;
+    canvas.onpointerdown = (event) => start(plane, event);
+    canvas.onpointermove = (event) => move(plane, event);
+    canvas.onpointerup = canvas.onpointercancel = (event) => end(plane, event);
+    canvas.onpointerleave = () => (plane.pointer = null) || app.redraw();
+    canvas.oncontextmenu = (event) => event.preventDefault();
+    canvas.onfocus = () => (view.active = plane) && app.redraw();
+    canvas.addEventListener("wheel", (event) => turn(plane, event), { passive: false });
+  }
+}
