@@ -3,6 +3,7 @@
 import builtins
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -39,6 +40,14 @@ def same(a, b):
         elif name.endswith(".tif"):
             np.testing.assert_array_equal(read_image(a / name)[0], read_image(b / name)[0])
     return True
+
+
+def test_a_worker_remembers_nothing_that_grows_with_time(workers):
+    """Dask's profiler kept 0.1 MiB a second; benchmarks/predict_cluster.py measures the whole."""
+    time.sleep(2.5)  # it would have written by now, once a second
+    histories = workers.run(lambda dask_worker: (len(dask_worker.profile_history), dask_worker.profile_recent))
+    for length, recent in histories.values():
+        assert length == 0 and recent["count"] == 0
 
 
 def test_a_worker_that_is_killed_costs_nothing_but_time(workers, data, tmp_path):
