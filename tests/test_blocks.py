@@ -16,7 +16,7 @@ from weakseg_lib.ops.boxes import nms
 from weakseg_lib.prediction import predict, predict_stack
 from weakseg_lib.runs import load_run
 
-pytest.importorskip("zarr", reason='OME-Zarr needs `pip install "weakseg_lib[zarr]"`')
+zarr = pytest.importorskip("zarr", reason='OME-Zarr needs `pip install "weakseg_lib[zarr]"`')
 OPTIONS = {"device": "cpu", "progress": False, "blocks": True}
 VOXEL = (0.5, 0.25, 0.25)
 
@@ -182,3 +182,39 @@ def test_only_large_images_go_by_blocks_unasked(run, image, tmp_path, monkeypatc
     predict(run, [image], tmp_path / "small", **options)
     assert (tmp_path / "small/mask_a.ome.zarr").is_dir()
     assert not (tmp_path / "small/mask_a.tif").exists()  # it would not fit the new boxes
+    monkeypatch.setattr(blocks, "LARGE", 10**9)
+    predict(run, [image], tmp_path / "small", **options)
+    assert (tmp_path / "small/mask_a.tif").is_file() and not (tmp_path / "small/mask_a.ome.zarr").exists()
+
+
+def rewrite_a_chunk(image):
+    """As a program does that writes into an OME-Zarr that is there: the folder itself keeps its date."""
+    array, folder = zarr.open_array(image / "0", mode="r+"), image.stat().st_mtime_ns
+    array[:16, :32, :32] = 0
+    assert image.stat().st_mtime_ns == folder
+
+
+def test_a_changed_image_is_predicted_anew(run, image, tmp_path):
+    def cells():
+        return predict(run, [image], tmp_path / "out", **OPTIONS)[tmp_path / "out"]
+
+    before = cells()
+    with pytest.warns(UserWarning, match="1 of 1 stacks are kept"):
+        assert cells() == before
+    rewrite_a_chunk(image)
+    assert cells() < before
+
+
+def test_a_run_that_was_stopped_does_not_go_on_with_another_image(run, image, tmp_path, monkeypatch):
+    def stop(run, task, shape):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(blocks, "paste_chunk", stop)
+        with pytest.raises(KeyboardInterrupt):
+            predict(run, [image], tmp_path / "out", **OPTIONS)
+    rewrite_a_chunk(image)
+    for out in ("out", "at_once"):
+        predict(run, [image], tmp_path / out, **OPTIONS)
+    names = [tmp_path / name / "mask_a.ome.zarr" for name in ("out", "at_once")]
+    np.testing.assert_array_equal(*(read_labels(name) for name in names))

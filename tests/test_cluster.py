@@ -45,7 +45,9 @@ def same(a, b):
 def test_a_worker_remembers_nothing_that_grows_with_time(workers):
     """Dask's profiler kept 0.1 MiB a second; benchmarks/predict_cluster.py measures the whole."""
     time.sleep(2.5)  # it would have written by now, once a second
-    histories = workers.run(lambda dask_worker: (len(dask_worker.profile_history), dask_worker.profile_recent))
+    histories = workers.run(
+        lambda dask_worker: (len(dask_worker.profile_history), dask_worker.profile_recent)
+    )
     for length, recent in histories.values():
         assert length == 0 and recent["count"] == 0
 
@@ -100,6 +102,20 @@ def test_what_kills_every_worker_is_named(workers, tmp_path, refused):
             found.append(result)
     workers.cluster.scheduler.allowed_failures = 3
     assert sorted(found) == [(0, "a.tif"), (2, "b.tif")]
+
+
+def test_what_fails_in_another_way_does_not_stop_the_others(workers, tmp_path, refused):
+    def fail(run, path):
+        if path.name == "b.tif":
+            raise MemoryError("too large")
+        return path.name
+
+    tasks, bar = [tmp_path / f"{name}.tif" for name in "abc"], {"desc": "", "unit": "", "progress": False}
+    found = []
+    with refused(tmp_path / "b.tif", "MemoryError: too large", "--workers 0"):
+        for result in each(workers, fail, None, tasks, where=lambda path: path, **bar):
+            found.append(result)
+    assert sorted(found) == [(0, "a.tif"), (2, "c.tif")]
 
 
 def ages(folder):

@@ -234,6 +234,12 @@ def test_masks_of_an_earlier_run_do_not_stay_beside_new_boxes(make_run, make_seq
     evaluate(out, sequence, progress=False)
 
 
+def test_a_time_point_of_a_sequence_is_refused(make_run, make_sequence, tmp_path, refused):
+    sequence = make_sequence()
+    with refused(sequence, "no frame 3", str(sequence / "t000.tif")):
+        predict(make_run(), [sequence], tmp_path / "res", frame=3, device="cpu", progress=False)
+
+
 def test_a_stack_in_which_nothing_is_found(make_run, make_sequence, tmp_path):
     sequence = make_sequence()
     predict(make_run(score_threshold=0.999999), [sequence], tmp_path / "res", device="cpu", progress=False)

@@ -158,6 +158,10 @@ def test_command_ranks_the_cells_of_all_frames(trained, call, capsys, tmp_path, 
     }
     assert {(c["frame"], c["id"]) for c in found} == unmasked and len(found) == len(unmasked)
     assert "no boxes" in fails("rank", folder, make_sequence("bare", share=None))
+    boxes = tmp_path / "more/01_WEAK/boxes000.csv"
+    text = make_sequence("more") and boxes.read_text()
+    boxes.write_text(text.replace(",1,0", ",2,0"))
+    assert "has classes" in fails("rank", folder, boxes.parents[1] / "01", "--by", "both")
 
 
 def test_frames_without_cells_are_passed_over(run, make_sequence):

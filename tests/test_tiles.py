@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from weakseg_lib.data.prepare import compress
+from weakseg_lib.model import network as network_module
 from weakseg_lib.model.network import Network
 from weakseg_lib.model.voxres import Backbone
 from weakseg_lib.ops.boxes import enlarge
@@ -65,7 +66,8 @@ def differ(a, b):
     ],
     ids=["shallow", "deep", "mirrored", "finest map"],
 )
-def test_tiles_give_what_the_whole_gives(untrained, tiny, picture, settings, size, tile, score):
+def test_tiles_give_what_the_whole_gives(untrained, tiny, picture, settings, size, tile, score, monkeypatch):
+    monkeypatch.setattr(network_module, "SEEN", 1.0)
     config, image = tiny.replace(**settings), picture[tuple(slice(n) for n in size)]
     whole, tiled = (detect(untrained, config, image, t, score) for t in (WHOLE, tile))
     assert len(whole.boxes) > 30 and whole.masks.std() > 3  # there is something to compare

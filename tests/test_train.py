@@ -14,13 +14,14 @@ import torch
 
 from weakseg_lib import train
 from weakseg_lib.cli import main
+from weakseg_lib.data.annotation import annotate_sequence
 from weakseg_lib.data.files import write_json
 from weakseg_lib.data.stacks import Sequence
 from weakseg_lib.errors import InputError
 from weakseg_lib.evaluation import evaluate
 from weakseg_lib.prediction import predict, predict_stack
 from weakseg_lib.runs import load_run, read_config, read_info
-from weakseg_lib.train import fit
+from weakseg_lib.train import fit, next_run
 
 COLUMNS = ("step", "seconds", "lr", "loss", "loss_class", "loss_box", "loss_mask")
 WRITTEN = {"run.json", "config.json", "log.csv", "checkpoint.pt", "weights.pt"}
@@ -319,6 +320,27 @@ def test_resuming_with_other_settings_or_sequences_is_refused(interrupted, make_
     with refused(out, f"trained on other sequences than {other}", f"give {sequence}"):
         train_quietly(other, out, resume=True)
     assert snapshot(out) == before
+
+
+def test_the_next_run_resumes_only_what_can_be_resumed(interrupted, tiny):
+    sequence, out = interrupted
+    folder, config = out.parent / "runs", tiny.replace(steps=30)
+    (folder / "run_old").mkdir(parents=True)  # not ours
+    assert next_run(folder, [sequence], config) == (folder / "run1", False)
+    out.rename(folder / "run7")
+    assert next_run(folder, [sequence], config) == (folder / "run7", True)
+    assert next_run(folder, [sequence], config.replace(batch=3)) == (folder / "run8", False)
+    annotate_sequence(sequence, 0.25, seed=1, progress=False)
+    assert next_run(folder, [sequence], config) == (folder / "run8", False)
+    train_quietly(sequence, folder / "run8", config)
+    assert next_run(folder, [sequence], config) == (folder / "run8", True)  # nothing new to learn
+    assert next_run(folder, [sequence], config.replace(steps=31)) == (folder / "run9", False)
+
+
+def test_stacks_without_a_frame_are_refused(make_sequence, tmp_path, tiny, refused):
+    path = make_sequence()
+    with refused(path, "no boxes in any stack", "weakseg propose"):
+        fit([Sequence(path, [])], tmp_path / "run", tiny, device="cpu", progress=False)
 
 
 def test_a_damaged_checkpoint_is_told(interrupted, refused):

@@ -1,4 +1,5 @@
-"""An OME-Zarr larger than memory, tile by tile, with the labels that the whole stack at once would give.
+"""An OME-Zarr larger than memory, tile by tile, with the labels that the whole stack at once would give, but for gaps
+in their numbers: an instance that others cover wholly is known when all are numbered.
 
 What is done is a file in a work folder beside the result, written whole, so that a run that was stopped goes on:
     OUT/mask_NAME.unfinished/
@@ -27,7 +28,7 @@ from weakseg_lib.data.ome_zarr_write import create_ome_zarr
 from weakseg_lib.data.prepare import grey_levels, normalise, sampled, working_region, working_shape
 from weakseg_lib.data.stacks import open_stack
 from weakseg_lib.errors import InputError
-from weakseg_lib.jobs import Job, write_boxes
+from weakseg_lib.jobs import Job, last_change, remove_other_form, write_boxes
 from weakseg_lib.ops.boxes import enlarge
 from weakseg_lib.pasting import paste
 from weakseg_lib.prediction import Detections, Prediction, check_scale, detect_tile
@@ -154,7 +155,7 @@ def _begin(plan: Plan, run: Run, again: bool):
     wanted = {
         "weakseg": __version__,
         "weights": [str(run.folder.resolve()), (run.folder / WEIGHTS).stat().st_mtime],
-        "image": [str(plan.image), plan.image.stat().st_mtime, plan.frame],
+        "image": [str(plan.image), last_change(plan.image), plan.frame],
         "settings": [list(plan.working), plan.score, plan.overlap, run.info.get("mask_level")],
     }
     noted = plan.folder / "plan.json"
@@ -262,6 +263,5 @@ def _finish(job: Job, folder: Path, labels: Path, found: Prediction):
     if labels.exists():
         os.replace(labels, job.mask)
     write_boxes(job.boxes, found)
-    # One that was written whole, without blocks, would not fit the new boxes.
-    job.mask.with_name(job.mask.name.replace(".ome.zarr", ".tif")).unlink(missing_ok=True)
+    remove_other_form(job)
     _clear(folder)

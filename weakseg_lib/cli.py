@@ -27,9 +27,11 @@ def main(arguments=None) -> int:
             print(f"weakseg: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        again = "the same command goes on from where it stopped"
-        if options.run not in (actions.reproduce, actions.predict):
-            again = "a training goes on from where it stopped with --resume"
+        again = "the same command begins anew"
+        if options.run in (actions.reproduce, actions.predict):
+            again = "the same command goes on from where it stopped"
+        elif options.run is actions.fit:
+            again = "the training goes on from where it stopped with --resume"
         if speaks:
             print(f"weakseg: interrupted; {again}", file=sys.stderr)
         return 130

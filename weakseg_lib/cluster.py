@@ -109,12 +109,21 @@ def _results(client, futures, tasks, options, where):
             yield numbers[future.key], future.result()
         except KilledWorker:
             killed.append(numbers[future.key])
+        except Exception as error:  # must not stop the others
+            yield numbers[future.key], _failed(where(tasks[numbers[future.key]]), error)
     for number in killed:
         try:
             yield number, client.submit(_attempt, tasks[number], **options).result()
         except KilledWorker:
             fix = "use fewer workers, or workers with more memory"
             yield number, InputError(where(tasks[number]), "every worker that tried it died", fix)
+        except Exception as error:
+            yield number, _failed(where(tasks[number]), error)
+
+
+def _failed(where, error):
+    problem = f"a worker failed at it ({type(error).__name__}: {error})"
+    return InputError(where, problem, "run it alone with `--workers 0` to see all that is known")
 
 
 def _attempt(task, function, run):

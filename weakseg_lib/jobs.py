@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -94,10 +95,24 @@ def finished(jobs, run: Path, with_masks: bool, settings: dict) -> dict[Job, int
             continue
         above = (folder / "dataset.json" for folder in list(job.image.parents)[:2])  # may hold the voxel size
         used = [job.image, run / RUN, run / WEIGHTS, *(file for file in above if file.exists())]
-        if min(f.stat().st_mtime for f in results) > max(f.stat().st_mtime for f in used):
+        if min(f.stat().st_mtime for f in results) > max(map(last_change, used)):
             with open(job.boxes, newline="") as file:
                 found[job] = sum(1 for _ in csv.reader(file)) - 1
     return found
+
+
+def last_change(path: Path) -> float:
+    """When a file, or anything in a folder (an OME-Zarr: its chunks), was last written; seconds since 1970."""
+    within = path.rglob("*") if path.is_dir() else ()
+    return max(file.stat().st_mtime for file in (path, *within))
+
+
+def remove_other_form(job: Job):
+    """Take away an earlier run's masks in the other form, file or OME-Zarr: the new boxes don't belong to them."""
+    if job.blocks:
+        job.mask.with_name(job.mask.name.removesuffix(".ome.zarr") + ".tif").unlink(missing_ok=True)
+    else:
+        shutil.rmtree(job.mask.with_suffix(".ome.zarr"), ignore_errors=True)
 
 
 def note_settings(job: Job, settings: dict):

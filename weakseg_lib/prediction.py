@@ -22,7 +22,7 @@ from weakseg_lib.data.stacks import Stack, write_tiff
 from weakseg_lib.data.weak_files import CELL
 from weakseg_lib.device import autocast, memory_format
 from weakseg_lib.errors import InputError
-from weakseg_lib.jobs import Job, finished, list_jobs, note_settings, write_boxes
+from weakseg_lib.jobs import Job, finished, list_jobs, note_settings, remove_other_form, write_boxes
 from weakseg_lib.model.network import Network
 from weakseg_lib.ops.boxes import clip_boxes, enlarge, nms
 from weakseg_lib.pasting import paste
@@ -66,9 +66,9 @@ def detect_stack(
 ) -> Detections:
     """Detect and segment all instances of a normalised image (D, H, W) in working voxels.
 
-    The image is cut into tiles whose halo is the receptive field, so a tile sees at its core what the whole image would
-    show it. A box belongs to the tile whose core holds its centre: it is found once, and its mask, computed from the
-    features of that tile, is whole. A last non-maximum suppression goes over all boxes.
+    The image is cut into tiles with a halo (`Network.halo`), so a tile sees at its core nearly what the whole image
+    would show it. A box belongs to the tile whose core holds its centre: it is found once, and its mask, computed from
+    the features of that tile, is whole. A last non-maximum suppression goes over all boxes.
     """
     todo = list(tiles(image.shape, network.config.tile, network.halo, network.stride))
     bar = tqdm(todo, desc="tiles", disable=not progress or len(todo) == 1, leave=False)
@@ -98,7 +98,11 @@ def detect_tile(
     with autocast(device, config.precision):
         maps = network.backbone(crop)
         # A generator: the maps of a mirror image are gone before the next ones are made.
-        mirrored = ((f, network.backbone(crop.flip([a + 2 for a in f]))) for f in VIEWS[1 : config.views])
+        head = config.head_stride
+        mirrored = (
+            (f, {head: network.backbone(crop.flip([a + 2 for a in f]))[head]})
+            for f in VIEWS[1 : config.views]
+        )
         views = chain([((), maps)], mirrored)
         boxes, scores, classes = network.detect(views, min(score, LOWEST_SCORE), LOOSEST_OVERLAP)
         sure = scores > score
@@ -236,6 +240,11 @@ def predict(
 
     run = load_run(run_folder, device)
     jobs = [by_blocks(job, frame, blocks) for job in list_jobs(inputs, Path(out))]
+    if frame is not None and (of := next((job.sequence for job in jobs if job.sequence), None)):
+        fix = f"leave it out, or give the file {of.image_path(of.frames[0])}"
+        raise InputError(
+            of.path, f"is a sequence of single stacks, so there is no frame {frame} in them", fix
+        )
     cells = dict.fromkeys(sorted({job.mask.parent for job in jobs}), 0)
     options = {"voxel_size": voxel_size and list(voxel_size), "frame": frame, "score": score}
     settings = {"weakseg": __version__, "run": str(run.folder.resolve()), "reading": reading} | options
@@ -276,7 +285,8 @@ def write_prediction(job: Job, found: Prediction, voxel_size):
     if found.labels is None:
         write_boxes(job.boxes, found)
         job.mask.unlink(missing_ok=True)  # of an earlier run: it would not fit the new boxes
-        return
-    with atomic_paths(job.mask, job.boxes) as (mask, boxes):
-        write_tiff(mask, found.labels, voxel_size)
-        write_boxes(boxes, found)
+    else:
+        with atomic_paths(job.mask, job.boxes) as (mask, boxes):
+            write_tiff(mask, found.labels, voxel_size)
+            write_boxes(boxes, found)
+    remove_other_form(job)

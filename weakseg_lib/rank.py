@@ -23,6 +23,7 @@ from weakseg_lib.ops.roi_align import roi_align_3d_multi
 from weakseg_lib.prediction import MASK_BATCH, working_image
 from weakseg_lib.runs import Run
 from weakseg_lib.tiling import VIEWS, pad_to_stride, tiles
+from weakseg_lib.training_data import check_classes
 
 WAYS = ("random", "both", "disagreement", "difference")
 DEFAULT = "random"  # until the benchmark's numbers say that another way is better
@@ -63,6 +64,7 @@ def rank_for_masks(
     `seed`: of the noise, and of the random choice. Raises InputError for an unknown way and for a run that has not
     learnt masks.
     """
+    check_classes(stack.path, annotation.classes, run.config)
     cells = look_at_cells(run, stack, annotation, by=by, seed=seed, noise=noise)
     scores = scores_of(cells, by, seed)
     open_ = np.flatnonzero(~cells.has_mask)
@@ -90,6 +92,7 @@ def rank_sequence(
     for t in tqdm(frames, desc=f"looking at {sequence.name}", unit="stack", disable=not progress):
         stack = sequence.read(t, voxel_size=voxel_size)
         annotation = read_weak(sequence, t, stack.image.shape)
+        check_classes(sequence.weak_boxes_path(t), annotation.classes, run.config)
         if len(annotation.ids):
             looked.append(look_at_cells(run, stack, annotation, number=t, by=by, seed=seed))
             boxes += annotation.boxes.tolist()

@@ -230,6 +230,25 @@ def _save(trainer, out, rows):
     on_main(write)
 
 
+def next_run(folder, sequences, config) -> tuple[Path, bool]:
+    """The folder to train in next, `folder`/run1, run2, ..., and whether to resume the training that is there.
+
+    The last one is resumed, or taken as it is if it is finished, where stacks, annotation and settings are still those
+    that it was begun with; else there is something new to learn.
+    """
+    sequences = [s if isinstance(s, Sequence) else Sequence(s) for s in sequences]
+    earlier = [int(path.name[3:]) for path in Path(folder).glob("run*") if path.name[3:].isdecimal()]
+    last = max(earlier, default=0)
+    run = Path(folder) / f"run{last}"
+    try:
+        info, _, seed = _check_resume(run, sequences, config, None)
+        if TrainingData(sequences, config, seed, progress=False).survey()["data"] == info["data"]:
+            return run, True
+    except InputError:
+        pass
+    return run.with_name(f"run{last + 1}"), False
+
+
 def _check_resume(out, sequences, config, seed):
     """The run's own info, settings and seed; InputError where the call asks for others."""
     info, own = read_info(out), read_config(out)

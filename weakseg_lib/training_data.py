@@ -53,7 +53,7 @@ class TrainingData:
         for sequence, t in self._frames("checking annotations"):
             stack = sequence.read(t, voxel_size=self.voxel_size)
             annotation = self.annotation(sequence, t, stack.image.shape)
-            _check_classes(sequence.weak_boxes_path(t), annotation.classes, self.config)
+            check_classes(sequence.weak_boxes_path(t), annotation.classes, self.config)
             sides.append((annotation.boxes[:, 3:] - annotation.boxes[:, :3]) * stack.voxel_size)
             voxels.append(stack.voxel_size)
             data.update(repr((stack.image.shape, stack.voxel_size)).encode())
@@ -63,12 +63,11 @@ class TrainingData:
             n_masks += int(annotation.has_mask.sum())
         if not self.dense and self.masks is None:
             _warn_of_proposals(self.sequences)
-        sides = np.concatenate(sides)
         names = ", ".join(str(s.path) for s in self.sequences)
+        sides = np.concatenate([np.zeros((0, 3)), *sides])
         if not len(sides):
-            raise InputError(
-                names, "no boxes in any stack", "draw a box around every cell, or run `weakseg annotate`"
-            )
+            fix = "draw a box around every cell in the annotator, from `weakseg propose` for a start"
+            raise InputError(names, "no boxes in any stack", fix)
         if not n_masks:
             warnings.warn(f"{names}: no instance has a mask, so only the detector is trained", stacklevel=6)
         working = working_voxel(sides, np.median(voxels, axis=0), self.config.cell_size)
@@ -122,7 +121,8 @@ def _warn_of_proposals(sequences):
             )
 
 
-def _check_classes(path, classes, config):
+def check_classes(path, classes, config):
+    """Raise InputError, naming the annotation at `path`, for a class that the network doesn't know."""
     if len(classes) and not 1 <= classes.min() <= classes.max() < config.classes:
         problem = (
             f"has classes {classes.min()} to {classes.max()}, the network knows 1 to {config.classes - 1}"

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from weakseg_lib.config import PRESETS
+from weakseg_lib.model import network as network_module
 from weakseg_lib.model.network import Batch, Network
 from weakseg_lib.ops.boxes import box_iou
 
@@ -140,8 +141,9 @@ def test_only_the_best_candidates_are_considered(tiny, untrained):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_the_halo_covers_what_the_detector_sees(preset):
-    """Along y, with the preset's depth and few channels: no voxel beyond the halo has an influence on a score."""
+def test_the_halo_covers_what_the_detector_sees(preset, monkeypatch):
+    """With all of the reach, the preset's depth and few channels: along y no voxel beyond the halo changes a score."""
+    monkeypatch.setattr(network_module, "SEEN", 1.0)
     config = PRESETS[preset]
     config = config.replace(channels=(2,) * len(config.channels), mask_channels=2)
     network = Network(config, [[1.0, 1.0, 1.0]]).double().eval()

@@ -31,7 +31,9 @@ class Clock:
             if box:
                 line += f" · a mask takes {mask / box:.1f} times a box ({mask:.0f} s : {box:.0f} s)"
         by_rule = (boxes + paper.ratio * masks) * paper.box_seconds
-        return line + f" · as the paper counts (a mask takes {paper.ratio:.0f} times a box): {_minutes(by_rule)}"
+        return (
+            line + f" · as the paper counts (a mask takes {paper.ratio:.0f} times a box): {_minutes(by_rule)}"
+        )
 
 
 def _count(number, one, many):

@@ -14,6 +14,9 @@ from weakseg_lib.ops.boxes import clip_boxes, cluster, decode, nms
 from weakseg_lib.ops.roi_align import roi_align_3d, roi_align_3d_multi
 from weakseg_lib.processes import total
 
+# The share of the backbone's reach that a tile is given: farther voxels have next to no influence, and cost as much.
+SEEN = 0.5
+
 
 @dataclass
 class Batch:
@@ -72,13 +75,16 @@ class Network(nn.Module):
 
     @property
     def halo(self) -> tuple[int, int, int]:
-        """Voxels (z, y, x) that a tile needs around its core: the detector's reach, and the outer half of a large cell.
+        """Voxels (z, y, x) that a tile needs around its core: most of what the detector sees, and the outer half of a
+        large cell.
 
-        With them a box centred in the core, and the features its mask is made from, are those of the whole image.
+        With `SEEN` = 1 a box centred in the core, and the features its mask is made from, would be those of the whole
+        image, to the last bit.
         """
         half_cell = self.detector.anchor_sizes.amax(0).tolist()
         head = self.config.head_stride
-        return tuple(r + head + math.ceil(h) for r, h in zip(self.backbone.reach, half_cell, strict=True))
+        reach = [math.ceil(SEEN * r) for r in self.backbone.reach]
+        return tuple(r + head + math.ceil(h) for r, h in zip(reach, half_cell, strict=True))
 
     def masks(
         self, maps: dict[int, torch.Tensor], rois: list[torch.Tensor], classes: torch.Tensor
