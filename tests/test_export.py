@@ -73,6 +73,22 @@ def test_measurements_without_image_and_table(labels):
     assert all(len(column) == 0 for column in empty.values())
 
 
+def test_ids_far_apart_and_large(tmp_path, labels, image, result):
+    """Ids may be up to 2^31 - 1: neither memory nor the digits in the table go with them."""
+    large = np.where(labels == 700, 1234567892, np.where(labels == 3, 1234567891, 0)).astype(np.int32)
+    few, many = measurements(labels, image, VOXEL), measurements(large, image, VOXEL)
+    assert many.pop("id").tolist() == [1234567891, 1234567892] and few.pop("id").tolist() == [3, 700]
+    for name, column in few.items():
+        np.testing.assert_array_equal(many[name], column)
+    write_tiff(result / "mask000.tif", large, VOXEL)
+    (result / "boxes000.csv").unlink()
+    (table,) = export(result, tmp_path / "out", result.with_name("01"), ["csv"], progress=False)
+    with open(table, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == ["1234567891", "1234567892"]
+    assert rows[0]["volume_um3"] == "0.24" and rows[0]["intensity_max"] == "100"
+
+
 def test_everything_of_a_result(tmp_path, result, labels, image):
     written = export(result, tmp_path / "out", result.with_name("01"), progress=False)
     assert [path.name for path in written] == ["labels000.tif", "cells000.ome.zarr", "measurements.csv"]

@@ -9,6 +9,7 @@ import numpy as np
 from skimage.measure import regionprops_table
 from tqdm.auto import tqdm
 
+from weakseg_lib.data.annotation import numbered_closely
 from weakseg_lib.data.files import atomic_path, check_result_folder, read_json, write_json
 from weakseg_lib.data.ome_zarr import is_zarr
 from weakseg_lib.data.ome_zarr_write import write_ome_zarr
@@ -36,9 +37,10 @@ def measurements(labels, image=None, voxel_size=(1.0, 1.0, 1.0), boxes_table=Non
     skimage.measure.regionprops_table. An id that the table lacks has the score NaN and its smallest box.
     """
     wanted = ("label", "num_pixels", "centroid", "bbox") + (() if image is None else INTENSITY)
-    found = regionprops_table(np.asarray(labels), image, properties=wanted)
+    ids, numbered = numbered_closely(np.asarray(labels))
+    found = regionprops_table(numbered, image, properties=wanted)
     columns = {
-        "id": found["label"],
+        "id": ids,
         "volume_um3": found["num_pixels"] * np.prod(voxel_size),
         "volume_voxels": found["num_pixels"],
     }
@@ -226,4 +228,10 @@ def _write_measurements(path, rows):
         for frame, columns in rows:
             for i in range(len(columns["id"])):
                 values = (columns[name][i] if name in columns else np.nan for name in names)
-                writer.writerow([frame, *("" if np.isnan(value) else f"{value:.9g}" for value in values)])
+                writer.writerow([frame, *map(_written, values)])
+
+
+def _written(value):
+    if isinstance(value, np.integer):
+        return str(value)  # all digits of an id
+    return "" if np.isnan(value) else f"{value:.9g}"
