@@ -26,7 +26,7 @@ def spacing_is_default(path):
     """
     try:
         with tifffile.TiffFile(path) as tif:
-            return bool(tif.is_imagej) and "spacing" not in (tif.imagej_metadata or {})
+            return bool(tif.is_imagej and not tif.is_ome) and "spacing" not in (tif.imagej_metadata or {})
     except (OSError, tifffile.TiffFileError):
         return False
 
