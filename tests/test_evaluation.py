@@ -7,6 +7,7 @@ import pytest
 
 from weakseg_lib.counts import Matches
 from weakseg_lib.data.files import write_json
+from weakseg_lib.data.ome_zarr_write import create_ome_zarr
 from weakseg_lib.data.stacks import write_tiff
 from weakseg_lib.errors import InputError
 from weakseg_lib.evaluation import (
@@ -18,7 +19,7 @@ from weakseg_lib.evaluation import (
     pool,
     read_measures,
 )
-from weakseg_lib.result_files import parse_frames, read_boxes
+from weakseg_lib.result_files import StackFiles, find_results, parse_frames, read_boxes
 from weakseg_lib.score_table import MEASURES
 
 SHAPE = (4, 10, 10)
@@ -275,6 +276,28 @@ def test_images_predicted_by_name(tmp_path):
     truth(tmp_path, "01", 1, ONE, TWO)
     with pytest.raises(InputError, match=r"has no truth of 1 frames of group 01 \(cells\)"):
         evaluate(tmp_path / "out", tmp_path / "NAME", progress=False)
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_masks_of_blocks_are_scored_like_a_tiff(tmp_path, version):
+    """`weakseg predict --blocks` writes mask_NAME.ome.zarr."""
+    pytest.importorskip("zarr")
+    true = truth(tmp_path, "01", 0, ONE, TWO)
+    write_boxes(tmp_path / "out/boxes_a.v2.csv", ONE)
+    masks = tmp_path / "out/mask_a.v2.ome.zarr"
+    create_ome_zarr(masks, SHAPE, SHAPE, np.uint32, VOXEL_SIZE, version)[:] = paint(ONE)
+    label_zarr = tmp_path / "true.ome.zarr"
+    create_ome_zarr(label_zarr, SHAPE, SHAPE, np.uint32, VOXEL_SIZE, version)[:] = paint(ONE, TWO)
+    files = StackFiles(masks, tmp_path / "out/boxes_a.v2.csv")
+    assert find_results(tmp_path / "out") == find_results(masks) == {None: {"a.v2": files}}
+    for out, name in ((tmp_path / "out", true), (masks, true), (masks, label_zarr)):
+        scores = evaluate(out, name, progress=False)["mean"]
+        assert scores["detection_f1"] == scores["segmentation_f1"] == 2 / 3
+    write_tiff(masks.with_name("mask_a.v2.tif"), paint(ONE), VOXEL_SIZE)
+    with pytest.raises(
+        InputError, match=r"mask_a.v2.tif: is there, and mask_a.v2.ome.zarr too; remove the one"
+    ):
+        find_results(tmp_path / "out")
 
 
 def test_four_digit_frames(tmp_path):

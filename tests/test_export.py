@@ -2,15 +2,19 @@
 
 import csv
 import json
+import shutil
 import sys
 
 import numpy as np
 import pytest
 import tifffile
 
+from weakseg_lib.data.ome_zarr_write import create_ome_zarr, write_ome_zarr
 from weakseg_lib.data.stacks import read_image, read_stack, write_tiff
 from weakseg_lib.export import export, measurements, read_table
 from weakseg_lib.napari_view import napari_layers
+from weakseg_lib.propose import propose_from_result
+from weakseg_lib.result_files import find_results
 
 VOXEL = (0.5, 0.2, 0.1)
 HEADER = "id,z0,y0,x0,z1,y1,x1,class,score\n"
@@ -69,9 +73,25 @@ def test_measurements_without_image_and_table(labels):
     assert all(len(column) == 0 for column in empty.values())
 
 
+def test_ids_far_apart_and_large(tmp_path, labels, image, result):
+    """Ids may be up to 2^31 - 1: neither memory nor the digits in the table go with them."""
+    large = np.where(labels == 700, 1234567892, np.where(labels == 3, 1234567891, 0)).astype(np.int32)
+    few, many = measurements(labels, image, VOXEL), measurements(large, image, VOXEL)
+    assert many.pop("id").tolist() == [1234567891, 1234567892] and few.pop("id").tolist() == [3, 700]
+    for name, column in few.items():
+        np.testing.assert_array_equal(many[name], column)
+    write_tiff(result / "mask000.tif", large, VOXEL)
+    (result / "boxes000.csv").unlink()
+    (table,) = export(result, tmp_path / "out", result.with_name("01"), ["csv"], progress=False)
+    with open(table, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == ["1234567891", "1234567892"]
+    assert rows[0]["volume_um3"] == "0.24" and rows[0]["intensity_max"] == "100"
+
+
 def test_everything_of_a_result(tmp_path, result, labels, image):
     written = export(result, tmp_path / "out", result.with_name("01"), progress=False)
-    assert [path.name for path in written] == ["labels000.tif", "000.ome.zarr", "measurements.csv"]
+    assert [path.name for path in written] == ["labels000.tif", "cells000.ome.zarr", "measurements.csv"]
     with tifffile.TiffFile(written[0]) as tif:
         assert tif.is_imagej and tif.series[0].dtype == np.uint16
         np.testing.assert_array_equal(tif.asarray(), labels)  # ids kept
@@ -80,7 +100,7 @@ def test_everything_of_a_result(tmp_path, result, labels, image):
         rows = list(csv.DictReader(file))
     assert [(row["frame"], row["id"]) for row in rows] == [("0", "3"), ("0", "700")]
     assert float(rows[0]["volume_um3"]) == pytest.approx(0.24) and rows[1]["score"] == "0.9"
-    assert not [path for path in (tmp_path / "out").iterdir() if path not in written]
+    assert {path.name for path in (tmp_path / "out").iterdir() if path not in written} == {"export.json"}
 
 
 def test_ome_zarr_holds_the_image_and_its_labels(tmp_path, result, labels, image):
@@ -103,7 +123,53 @@ def test_ome_zarr_without_the_image_is_the_labels_and_replaces_an_earlier_one(tm
     export(result, tmp_path / "out", result.with_name("01"), ["ome-zarr"], progress=False)
     (path,) = export(result, tmp_path / "out", forms=["ome-zarr"], progress=False)
     np.testing.assert_array_equal(read_image(path)[0], labels)
-    assert not (path / "labels").exists() and [p.name for p in path.parent.iterdir()] == [path.name]
+    assert not (path / "labels").exists()
+    assert {p.name for p in path.parent.iterdir()} == {path.name, "export.json"}
+
+
+def test_nothing_that_export_did_not_make_is_replaced(tmp_path, result, image, refused, snapshot):
+    """Not even where the user's image has the name of an export, or a person corrected what export made."""
+    pytest.importorskip("zarr")
+    out = tmp_path / "out"
+    for mine in ("cells000.ome.zarr", "labels000.tif", "measurements.csv", "export.json"):
+        if mine.endswith(".zarr"):
+            write_ome_zarr(out / mine, image, None, VOXEL)
+        else:
+            (out / mine).write_text("{}" if mine == "measurements.csv" else '{"sha256": "mine"}')
+        before = snapshot(out)
+        with refused(out / mine, "--to"):
+            export(result, out, progress=False)
+        assert snapshot(out) == before
+        shutil.rmtree(out / mine) if mine.endswith(".zarr") else (out / mine).unlink()
+    for _ in range(2):  # its own are replaced
+        zarr, labels, table = sorted(export(result, out, progress=False))
+    for changed in (zarr / "0/.zarray", labels, table):
+        was = changed.read_bytes()
+        changed.write_bytes(was + b" ")
+        with refused(zarr if zarr in changed.parents else changed, "changed since", "choose another folder"):
+            export(result, out, progress=False)
+        changed.write_bytes(was)
+    export(result, out, progress=False)
+
+
+def test_an_export_beside_the_image_it_is_of(tmp_path, labels, image):
+    pytest.importorskip("zarr")
+    write_ome_zarr(tmp_path / "embryo.ome.zarr", image, None, VOXEL)
+    write_tiff(tmp_path / "mask_embryo.tif", labels, VOXEL)
+    export(tmp_path, tmp_path, tmp_path / "embryo.ome.zarr", progress=False)
+    np.testing.assert_array_equal(read_image(tmp_path / "embryo.ome.zarr")[0], image)
+    np.testing.assert_array_equal(read_image(tmp_path / "cells_embryo.ome.zarr/labels/cells")[0], labels)
+
+
+def test_an_export_that_was_stopped_can_be_done_again(tmp_path, result, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("weakseg_lib.export.write_ome_zarr", stop)
+        export(result, tmp_path / "out", progress=False)
+    assert (tmp_path / "out/labels000.tif").is_file()
+    assert len(export(result, tmp_path / "out", progress=False)) == 3
 
 
 @pytest.mark.parametrize(("largest", "dtype"), [(65535, np.uint16), (65536, np.float32), (2**24, np.float32)])
@@ -154,15 +220,61 @@ def test_an_image_outside_a_sequence_and_the_command(tmp_path, labels, image, ca
     images = ("--images", tmp_path / "embryo.tif")
     assert call("export", tmp_path / "res", "--to", tmp_path / "out", *images)[0] == 0
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"labels_embryo.tif", "embryo.ome.zarr", "measurements.csv"}
+    assert names == {"labels_embryo.tif", "cells_embryo.ome.zarr", "measurements.csv", "export.json"}
     write_tiff(tmp_path / "res/mask_second.tif", labels, VOXEL)
     assert "result is of 2" in fails("export", tmp_path / "res", "--to", tmp_path / "out", *images)
 
 
 def test_without_zarr_the_error_says_how_to_get_it(tmp_path, result, refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "zarr", None)
-    with refused(tmp_path / "out/000.ome.zarr", "not installed", 'pip install "weakseg_lib[zarr]"', "--as"):
+    with refused(
+        tmp_path / "out/cells000.ome.zarr", "not installed", 'pip install "weakseg_lib[zarr]"', "--as"
+    ):
         export(result, tmp_path / "out", forms=["ome-zarr"], progress=False)
+
+
+@pytest.fixture
+def of_blocks(result):
+    """The same result as `weakseg predict --blocks` writes it, of an image outside a sequence."""
+    pytest.importorskip("zarr")
+    labels = read_image(result / "mask000.tif")[0]
+    folder = result.with_name("blocks")
+    chunks = (4, 5, 6)
+    create_ome_zarr(folder / "mask_embryo.ome.zarr", labels.shape, chunks, np.uint32, VOXEL)[:] = labels
+    shutil.copy(result / "boxes000.csv", folder / "boxes_embryo.csv")
+    return folder
+
+
+def test_masks_of_blocks_are_read_like_a_tiff(tmp_path, result, of_blocks, labels):
+    sequence = result.with_name("01")
+    written = export(of_blocks, tmp_path / "blocks", sequence / "t000.tif", progress=False)
+    assert [path.name for path in written] == [
+        "labels_embryo.tif",
+        "cells_embryo.ome.zarr",
+        "measurements.csv",
+    ]
+    np.testing.assert_array_equal(read_image(written[0])[0], labels)
+    export(result, tmp_path / "whole", sequence, ["csv"], progress=False)
+    rows = [path.read_text().split("\n") for path in (written[2], tmp_path / "whole/measurements.csv")]
+    assert [row.replace("embryo,", "0,") for row in rows[0]] == rows[1]
+    (_, options, _), (found, _, _), _ = napari_layers(of_blocks, sequence / "t000.tif")
+    assert options["name"] == "embryo"
+    np.testing.assert_array_equal(found, labels)
+
+
+def test_masks_of_blocks_become_annotation(of_blocks, labels):
+    ((files,),) = (stacks.values() for stacks in find_results(of_blocks).values())
+    proposed = propose_from_result(files, labels.shape)
+    assert proposed.ids.tolist() == [700, 3] and proposed.has_mask.all()
+    np.testing.assert_array_equal(proposed.masks, labels)
+
+
+def test_masks_larger_than_memory_are_one_line(tmp_path, refused):
+    pytest.importorskip("zarr")
+    masks = tmp_path / "mask_large.ome.zarr"
+    create_ome_zarr(masks, (2**20, 2**15, 2**15), (64, 256, 256), np.uint32, VOXEL)  # 4 PB of zeros
+    with refused(masks, "does not fit into memory"):
+        export(tmp_path, tmp_path / "out", progress=False)
 
 
 def test_napari_layers(result, labels, image):

@@ -1,6 +1,7 @@
 """Results in the forms that other tools read: label TIFFs for ImageJ, OME-Zarr, one table of measurements."""
 
 import csv
+import hashlib
 import warnings
 from pathlib import Path
 
@@ -8,16 +9,19 @@ import numpy as np
 from skimage.measure import regionprops_table
 from tqdm.auto import tqdm
 
-from weakseg_lib.data.files import atomic_path, check_result_folder
+from weakseg_lib.data.annotation import numbered_closely
+from weakseg_lib.data.files import atomic_path, check_result_folder, read_json, write_json
 from weakseg_lib.data.ome_zarr import is_zarr
 from weakseg_lib.data.ome_zarr_write import write_ome_zarr
 from weakseg_lib.data.stacks import Sequence, check_labels, read_image, read_stack, write_tiff
 from weakseg_lib.errors import InputError
-from weakseg_lib.result_files import BOX_COLUMNS, find_results, read_boxes
+from weakseg_lib.result_files import BOX_COLUMNS, find_results, name_of, read_boxes
 
 FORMS = ("imagej", "ome-zarr", "csv")
 TABLE = "measurements.csv"
+RECORD = "export.json"  # where export wrote: {"sha256": {file or folder: digest}} of what it made
 INTENSITY = ("intensity_mean", "intensity_min", "intensity_max")
+NOT_OURS = "move it away, or choose another folder with `--to`"
 LARGEST_EXACT = 2**24  # the integers that float32, ImageJ's only type of 32 bits, has all
 
 
@@ -33,9 +37,10 @@ def measurements(labels, image=None, voxel_size=(1.0, 1.0, 1.0), boxes_table=Non
     skimage.measure.regionprops_table. An id that the table lacks has the score NaN and its smallest box.
     """
     wanted = ("label", "num_pixels", "centroid", "bbox") + (() if image is None else INTENSITY)
-    found = regionprops_table(np.asarray(labels), image, properties=wanted)
+    ids, numbered = numbered_closely(np.asarray(labels))
+    found = regionprops_table(numbered, image, properties=wanted)
     columns = {
-        "id": found["label"],
+        "id": ids,
         "volume_um3": found["num_pixels"] * np.prod(voxel_size),
         "volume_voxels": found["num_pixels"],
     }
@@ -75,12 +80,14 @@ def export(result, out, images=None, forms=FORMS, voxel_size=None, progress=True
 
     result: a folder with maskTTT.tif and boxesTTT.csv. images: the sequence folder NAME/01 they belong to (or
     the image, of a result of one): needed for intensities and for an OME-Zarr with the image in it. forms: some
-    of "imagej" (labelsTTT.tif), "ome-zarr" (TTT.ome.zarr) and "csv" (measurements.csv, all stacks). voxel_size:
-    (z, y, x) um, where the masks do not have it.
+    of "imagej" (labelsTTT.tif), "ome-zarr" (cellsTTT.ome.zarr) and "csv" (measurements.csv, all stacks).
+    voxel_size: (z, y, x) um, where the masks do not have it.
 
     Ids stay what they are. ImageJ's labels have 16 bits where the ids fit, else 32-bit float, which is exact to
-    16 777 216. Raises InputError for a result without masks, images or masks that do not belong together,
-    ids that ImageJ cannot hold, a missing package, and where a file cannot be written.
+    16 777 216. An earlier export is replaced, but nothing that export did not make or that was changed since:
+    export.json has the digests. Raises InputError where such a thing is in the way, for a result without masks,
+    images or masks that do not belong together, ids that ImageJ cannot hold, a missing package, and where a file
+    cannot be written.
     """
     result, out = Path(result), Path(out)
     check_result_folder(out)
@@ -89,22 +96,67 @@ def export(result, out, images=None, forms=FORMS, voxel_size=None, progress=True
         raise InputError(
             images, f"is one image, the result is of {len(stacks)}", "give their folder, like NAME/01"
         )
+    targets = {frame: _targets(out, files) for frame, files in stacks.items()}
+    wanted = [target[form] for target in targets.values() for form in forms]
+    record = _record(out)
+    _refuse_to_replace(sorted(set(wanted)), record)
     written, rows = [], []
-    for frame, files in tqdm(stacks.items(), "exporting", unit="stack", disable=not progress):
-        labels, image, size, table = read_result(frame, files, images, voxel_size)
-        name = files.labels.stem.removeprefix("mask")  # 000, or _NAME of an image outside a sequence
-        if "imagej" in forms:
-            written.append(out / f"labels{name}.tif")
-            write_tiff(written[-1], _for_imagej(labels, files.labels), size)
-        if "ome-zarr" in forms:
-            written.append(out / f"{name.removeprefix('_')}.ome.zarr")
-            write_ome_zarr(written[-1], image, labels, size, _properties(labels, table))
+    try:
+        for frame, files in tqdm(stacks.items(), "exporting", unit="stack", disable=not progress):
+            labels, image, size, table = read_result(frame, files, images, voxel_size)
+            if "imagej" in forms:
+                written.append(targets[frame]["imagej"])
+                write_tiff(written[-1], _for_imagej(labels, files.labels), size)
+            if "ome-zarr" in forms:
+                written.append(targets[frame]["ome-zarr"])
+                write_ome_zarr(written[-1], image, labels, size, _properties(labels, table))
+            if "csv" in forms:
+                rows.append((frame, measurements(labels, image, size, table)))
         if "csv" in forms:
-            rows.append((frame, measurements(labels, image, size, table)))
-    if "csv" in forms:
-        written.append(out / TABLE)
-        _write_measurements(written[-1], rows)
+            written.append(out / TABLE)
+            _write_measurements(written[-1], rows)
+    finally:  # also of an export that was stopped: what is there already may be replaced by the next
+        made = {path.name: _digest(path) for path in written if path.exists()}
+        if made:
+            write_json(out / RECORD, {"sha256": record | made})
     return written
+
+
+def _targets(out, files) -> dict[str, Path]:
+    """Where each form of one stack goes; NAME is 000, or _NAME of an image outside a sequence."""
+    name = "" if files.labels is None else name_of(files.labels).removeprefix("mask")
+    return {
+        "imagej": out / f"labels{name}.tif",
+        "ome-zarr": out / f"cells{name}.ome.zarr",
+        "csv": out / TABLE,
+    }
+
+
+def _record(out) -> dict[str, str]:
+    """What earlier exports made in a folder, {file or folder: digest}."""
+    path = out / RECORD
+    record = read_json(path).get("sha256") if path.exists() else {}
+    if not isinstance(record, dict):
+        raise InputError(path, "is no record of an export", NOT_OURS)
+    return record
+
+
+def _refuse_to_replace(paths, record):
+    """Raise InputError where one of `paths` is there and is not as export left it."""
+    for path in paths:
+        if path.exists() and record.get(path.name) != _digest(path):
+            problem = "is there already, and export did not make it or it was changed since"
+            raise InputError(path, problem, NOT_OURS)
+
+
+def _digest(path) -> str:
+    """SHA-256 of a file, or of the names and contents of all files in a folder."""
+    if path.is_file():
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    names = [f"{file.relative_to(path).as_posix()} {_digest(file)}" for file in files]
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def is_sequence(images) -> bool:
@@ -176,4 +228,10 @@ def _write_measurements(path, rows):
         for frame, columns in rows:
             for i in range(len(columns["id"])):
                 values = (columns[name][i] if name in columns else np.nan for name in names)
-                writer.writerow([frame, *("" if np.isnan(value) else f"{value:.9g}" for value in values)])
+                writer.writerow([frame, *map(_written, values)])
+
+
+def _written(value):
+    if isinstance(value, np.integer):
+        return str(value)  # all digits of an id
+    return "" if np.isnan(value) else f"{value:.9g}"

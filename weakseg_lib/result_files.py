@@ -11,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
+from weakseg_lib.data.ome_zarr import is_zarr
 from weakseg_lib.errors import InputError
 
 BOX_COLUMNS = ("id", "z0", "y0", "x0", "z1", "y1", "x1")
-RESULT_FORMS = "give a folder with maskTTT.tif or boxesTTT.csv, a folder with NN_RES in it, or one mask TIFF"
-TRUTH_FORMS = "give NAME/01, NAME/01_GT, NAME for all its groups, or one label TIFF"
+RESULT_FORMS = (
+    "give a folder with maskTTT.tif or boxesTTT.csv, one with NN_RES in it, or one mask (TIFF, OME-Zarr)"
+)
+TRUTH_FORMS = "give NAME/01, NAME/01_GT, NAME for all its groups, or one label image (TIFF, OME-Zarr)"
 FRAMES_FORM = 'write it like "80-149", "01:80-149,02:50-79" or "predicted"'
 
 
@@ -43,13 +46,13 @@ def pair_stacks(result, truth, frames=None):
 
     result, truth: paths as `find_results` and `find_truth` take them. frames: None (all), "predicted" (those
     that the result has), frame numbers, {group: frame numbers}, or text as `parse_frames` takes it. A single
-    TIFF on either side stands for its own frame only. Returns (list of StackPair, notes).
+    image on either side stands for its own frame only. Returns (list of StackPair, notes).
 
     Raises InputError naming the stacks without a partner: one left out silently would raise the score.
     """
     results = find_results(result)
     truths, notes = find_truth(truth)
-    if Path(result).is_file() or Path(truth).is_file():
+    if _is_image(result) or _is_image(truth):
         return [_single_pair(results, truths, result, truth)], notes
     results, truths = _same_groups(results, truths, result, truth)
     if isinstance(frames, str) and frames != "predicted":
@@ -71,15 +74,16 @@ def pair_stacks(result, truth, frames=None):
 def find_results(path):
     """Find predictions: {group: {frame: StackFiles}}, group None where no folder NN_RES names it.
 
-    path: a folder with maskTTT.tif or boxesTTT.csv or both (or mask_NAME.tif), a folder with one or more
-    NN_RES, or one mask TIFF (boxesTTT.csv beside it belongs to it). Raises InputError for anything else.
+    path: a folder with maskTTT.tif or boxesTTT.csv or both (or mask_NAME.tif, mask_NAME.ome.zarr), a folder with
+    one or more NN_RES, or one mask, TIFF or OME-Zarr (boxesTTT.csv beside it belongs to it). Raises InputError for
+    anything else, and where a stack has masks in both forms.
     """
     path = Path(path)
     if not path.exists():
         raise InputError(path, "no such file or folder", RESULT_FORMS)
-    if path.is_file():
+    if _is_image(path):
         own = path.resolve()
-        boxes = own.with_name(re.sub("^mask", "boxes", own.stem) + ".csv")
+        boxes = own.with_name(re.sub("^mask", "boxes", name_of(own)) + ".csv")
         stack = StackFiles(labels=path, boxes=boxes if boxes.is_file() else None)
         return {_group_of(own.parent): {_frame_of(path): stack}}
     folders = [path, *sorted(path.glob("*_RES"))]
@@ -93,11 +97,11 @@ def find_results(path):
 def find_truth(path):
     """Find the truth: {group: {frame: StackFiles}}, and notes (list of str) on files that cannot be used.
 
-    path: NAME/01, NAME/01_GT, NAME/01_WEAK, NAME, or one label TIFF, whose group is None. Weak boxes are used
-    only for a group without other truth. Raises InputError if there is no truth.
+    path: NAME/01, NAME/01_GT, NAME/01_WEAK, NAME, or one label image, TIFF or OME-Zarr, whose group is None.
+    Weak boxes are used only for a group without other truth. Raises InputError if there is no truth.
     """
     path = Path(path)
-    if path.is_file():
+    if _is_image(path):
         return {None: {_frame_of(path): StackFiles(labels=path)}}, []
     own = path.resolve()
     beside = [own.with_name(f"{own.name}_{kind}") for kind in ("GT", "WEAK")]
@@ -189,8 +193,8 @@ def _single_pair(results, truths, result, truth):
     ((group, predicted),), (true,) = results.items(), truths.values()
     if len(predicted) == len(true) == 1:
         ((frame, predicted_stack),), ((other, true_stack),) = predicted.items(), true.items()
-        both_files = Path(result).is_file() and Path(truth).is_file()
-        if both_files or isinstance(frame, str) or isinstance(other, str):
+        both_images = _is_image(result) and _is_image(truth)
+        if both_images or isinstance(frame, str) or isinstance(other, str):
             return StackPair(group, other if isinstance(frame, str) else frame, predicted_stack, true_stack)
     common = set(predicted) & set(true)
     if len(common) != 1:
@@ -206,7 +210,7 @@ def _same_groups(results, truths, result, truth):
         ((name, true),) = truths.items()
         unnamed = None in truths or None in results
         if len(results) == 1 and unnamed:
-            name = name or next(iter(results)) or Path(truth).stem
+            name = name or next(iter(results)) or name_of(Path(truth))
             return {name: next(iter(results.values()))}, {name: true}
         results = {group: stacks for group, stacks in results.items() if group == name}
     if set(results) != set(truths):
@@ -247,8 +251,22 @@ def _refuse_missing(wanted, present, group, path, what, fix):
         raise InputError(path, problem, f"{fix}, or choose the frames to score with --frames")
 
 
+def name_of(path):
+    """Return the name (str) of a file without .tif or .csv, and that of an OME-Zarr without .ome.zarr."""
+    return path.name.removesuffix(".ome.zarr") if path.name.endswith(".ome.zarr") else path.stem
+
+
+def _is_image(path):
+    return Path(path).is_file() or is_zarr(path)
+
+
 def _result_stacks(folder):
     masks, boxes = _numbered(folder, "mask", ".tif", True), _numbered(folder, "boxes", ".csv", True)
+    blocks = _numbered(folder, "mask", ".ome.zarr", True)
+    for frame in masks.keys() & blocks.keys():
+        fix = "remove the one of the earlier prediction"
+        raise InputError(masks[frame], f"is there, and {blocks[frame].name} too", fix)
+    masks |= blocks
     return {t: StackFiles(masks.get(t), boxes.get(t)) for t in {*masks, *boxes}}
 
 
@@ -256,13 +274,13 @@ def _numbered(folder, prefix, suffix, named=False):
     """{frame: path} of the files PREFIX + three or more digits + SUFFIX, and PREFIX_NAME if `named`."""
     pattern = rf"{prefix}\d{{3,}}|{prefix}_.+" if named else rf"{prefix}\d{{3,}}"
     files = sorted(folder.glob(f"{prefix}*{suffix}"))
-    return {_frame_of(file): file for file in files if re.fullmatch(pattern, file.stem)}
+    return {_frame_of(file): file for file in files if re.fullmatch(pattern, name_of(file))}
 
 
 def _frame_of(path):
     """The number in maskTTT or man_segTTT, the name in mask_NAME, else the whole name."""
-    number = re.fullmatch(r"(?:mask|boxes|man_seg|man_track)(\d{3,})", path.stem)
-    return int(number[1]) if number else re.sub("^(mask|boxes)_", "", path.stem)
+    number = re.fullmatch(r"(?:mask|boxes|man_seg|man_track)(\d{3,})", name_of(path))
+    return int(number[1]) if number else re.sub("^(mask|boxes)_", "", name_of(path))
 
 
 def _group_of(folder):

@@ -84,6 +84,35 @@ def test_one_channel_of_axes_that_are_given(tmp_path, stacks):
     assert origin == {"file": str(tmp_path / "a.tif"), "channel": 1, "axes": "yxzc"}
 
 
+def test_the_files_of_one_stack_are_one_frame(tmp_path, stacks, refused):
+    """Micro-Manager writes a stack as a folder of OME-TIFFs, each of which describes the whole."""
+    names = [f"s_Z{z}.ome.tif" for z in range(len(stacks[0]))]
+    places = "".join(
+        f'<TiffData IFD="0" FirstZ="{z}" PlaneCount="1"><UUID FileName="{name}">urn:{z}</UUID></TiffData>'
+        for z, name in enumerate(names)
+    )
+    for z, name in enumerate(names):
+        description = (
+            '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+            f'UUID="urn:{z}"><Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" '
+            f'SizeX="9" SizeY="8" SizeZ="5" SizeC="1" SizeT="1">{places}</Pixels></Image></OME>'
+        )
+        (tmp_path / "raw").mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / "raw" / name, stacks[0, z], description=description, metadata=None)
+    write_tiff(tmp_path / "raw/t.tif", stacks[1], VOXEL)
+    said = []
+    options = {"voxel_size": VOXEL, "tell": said.append, "progress": False}
+    sequence = import_images(tmp_path / "raw", tmp_path / "data/01", **options)
+    assert sequence.frames == [0, 1]
+    for t in sequence.frames:
+        np.testing.assert_array_equal(sequence.read(t).image, stacks[t])
+    assert said[0] == "s_Z0.ome.tif is one image in 5 files, to s_Z4.ome.tif"
+    assert len(said) == 3
+    (tmp_path / "raw" / names[3]).unlink()
+    with refused(tmp_path / "raw" / names[0], "lacks some of its slices"):
+        import_images(tmp_path / "raw", tmp_path / "other/01", **options)
+
+
 def test_different_voxel_sizes_stay_with_their_images(tmp_path, stacks):
     sizes = (VOXEL, (1.0, 0.25, 0.25))
     for i, size in enumerate(sizes):

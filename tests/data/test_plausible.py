@@ -2,6 +2,7 @@ import warnings
 
 import numpy as np
 import pytest
+import tifffile
 
 from weakseg_lib.data.plausible import doubtful_voxel_size, saturated
 from weakseg_lib.data.stacks import Sequence, read_stack, write_tiff
@@ -22,6 +23,12 @@ def image():
         ((20, 20, 20), None),
         ((0.1, 0.2, 0.2), None),
         ((0.09, 0.2, 0.2), "closer than pixels"),
+        ((0.5, 0.2, 0.21), None),
+        ((0.3, 0.3, 0.5), "not square"),
+        ((1, 0.1, 1.9), "not square"),
+        ((5, 0.1, 5), "not square"),
+        ((1, 1, 1), "never calibrated"),
+        ((2, 1, 1), None),
         ((250, 100, 100), "nanometres"),
         ((250, 10, 10), "outside 0.02 to 20 um"),
         ((0.5, 0.0002, 0.0002), "outside 0.02 to 20 um"),
@@ -40,6 +47,22 @@ def test_a_doubtful_voxel_size_is_named_with_the_way_to_correct_it(tmp_path, ima
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read_stack(tmp_path / "a.tif", voxel_size=(0.25, 0.1, 0.1))
+
+
+@pytest.mark.parametrize("spacing", [None, 1.0, 0.5])
+def test_a_spacing_that_imagej_did_not_write_is_questioned(tmp_path, image, spacing):
+    """ImageJ leaves out a spacing of 1, which is also what it takes where nobody set one."""
+    metadata = {"axes": "ZYX", "unit": "um"} | ({} if spacing is None else {"spacing": spacing})
+    tifffile.imwrite(tmp_path / "a.tif", image, imagej=True, metadata=metadata, resolution=(5, 5))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        stack = read_stack(tmp_path / "a.tif")
+        read_stack(tmp_path / "a.tif", voxel_size=(1, 0.2, 0.2))
+    assert stack.voxel_size == (spacing or 1, 0.2, 0.2)
+    assert len(said) == (spacing is None)
+    if said:
+        assert "z is ImageJ's default, 1, which nobody may have set" in str(said[0].message)
+        assert str(said[0].message).endswith("give the right one with `--voxel-size Z Y X`")
 
 
 def test_frames_of_a_sequence_are_questioned_once(tmp_path, image):

@@ -1,15 +1,19 @@
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 
+from weakseg_lib.data.axes import choose_volume
 from weakseg_lib.data.ome_zarr_write import write_ome_zarr
 from weakseg_lib.data.stacks import Sequence, frame_name, read_image, read_labels, read_stack, write_tiff
+from weakseg_lib.data.tiff import tiff_header
 from weakseg_lib.errors import InputError
 
 VOXEL = (0.2, 0.125, 0.09)
+SIZES = ("PhysicalSizeZ", "PhysicalSizeY", "PhysicalSizeX")
 REAL = Path(__file__).parents[3] / "shared/data/bbbc050/Images/train/Images/Emb01_t301.tif"
 
 
@@ -81,6 +85,8 @@ def test_other_programs_see_an_imagej_stack(tmp_path, image):
         ({"spacing": 0.5, "unit": "\\u00B5m"}, (8, 4), (0.5, 0.25, 0.125)),
         ({"spacing": 500.0, "unit": "nm"}, (0.008, 0.004), (0.5, 0.25, 0.125)),
         ({"spacing": 0.0005, "unit": "mm"}, (8000, 4000), (0.5, 0.25, 0.125)),
+        ({"spacing": 0.5, "unit": "um", "yunit": "nm", "zunit": "mm"}, (8, 0.004), (500.0, 0.25, 0.125)),
+        ({"spacing": 0.5, "unit": "um", "yunit": "pixel"}, (8, 4), None),
         ({"unit": "um"}, (8, 4), (1.0, 0.25, 0.125)),  # ImageJ leaves a spacing of exactly 1 out
         ({"spacing": 0.5, "unit": "pixel"}, (8, 4), None),
         ({"spacing": 0.5}, (8, 4), None),
@@ -276,6 +282,88 @@ def test_axes_that_a_file_says_wrongly(tmp_path, image, refused):
     for wrong in ("ZY", "ZYXT", "ZZYX", "TYX", "ZYQ", ""):
         with refused(path, f"`--axes {wrong}` does not go with it", "shape (6, 20, 30)", "Z, Y, X"):
             read_image(path, axes=wrong)
+
+
+def test_lengths_of_an_imagej_file_without_names_go_with_their_axes(tmp_path, image):
+    """Its images are one axis without a name; `spacing` is between images, the resolution within them."""
+    text = "ImageJ=1.53t\nimages=6\nunit=um\nspacing=2.0\n"
+    path = save(
+        tmp_path / "a.tif",
+        image,
+        description=text,
+        metadata=None,
+        resolution=(4, 2),
+        photometric="minisblack",
+    )
+    assert read_image(path)[1] == read_image(path, axes="ZYX")[1] == (2.0, 0.5, 0.25)
+    for order in ("YXZ", "YZX", "ZXY", "XYZ"):
+        assert read_image(path, axes=order)[1] is None
+
+
+def test_the_only_stack_of_a_file_and_its_voxel_size(tmp_path, image):
+    """An overview comes first, as some microscopes write it; its pixels are others."""
+    lengths = ({"PhysicalSizeY": 5, "PhysicalSizeX": 5}, dict(zip(SIZES, VOXEL, strict=True)))
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tif:
+        tif.write(image[0], metadata={"axes": "YX"} | lengths[0])
+        tif.write(image, metadata={"axes": "ZYX"} | lengths[1])
+    volume, voxel_size = read_image(tmp_path / "a.ome.tif")
+    np.testing.assert_array_equal(volume, image)
+    assert voxel_size == VOXEL
+    assert tiff_header(tmp_path / "a.ome.tif") == (image.shape, VOXEL)
+
+
+def test_channels_and_colours_cannot_both_be_chosen(tmp_path, refused):
+    both = np.arange(2 * 4 * 8 * 9 * 3, dtype=np.uint8).reshape(2, 4, 8, 9, 3)
+    path = save(tmp_path / "a.ome.tif", both, photometric="rgb", metadata={"axes": "CZYXS"})
+    for channel in (None, 1):
+        with refused(path, "colour image", "one grey image a channel"):
+            read_image(path, channel=channel)
+    # With a single channel the colours are what can be chosen.
+    index, _ = choose_volume("CZYXS", (1, 4, 8, 9, 3), path, channel=1)
+    np.testing.assert_array_equal(both[:1][index], both[0, ..., 1])
+
+
+@pytest.mark.parametrize(
+    "form", ["plain", "zlib", "imagej", "one page", "colours", "planar", "ome", "channels"]
+)
+def test_only_what_is_asked_for_is_read_and_kept(tmp_path, form):
+    """A film of 20 time points: one costs one, and nothing of the others stays in memory."""
+    film = np.random.default_rng(0).integers(0, 60000, (20, 6, 100, 110), dtype=np.uint16)
+    options, asked, expected = {}, {"frame": 7}, film[7]
+    if form == "zlib":
+        options |= {"compression": "zlib"}
+    elif form in ("imagej", "one page"):
+        options = {"imagej": True, "metadata": {"axes": "TZYX"}}
+    elif form == "ome":
+        options = {"ome": True, "compression": "zlib", "metadata": {"axes": "TZYX"}}
+    elif form == "channels":
+        film = film.reshape(10, 6, 2, 100, 110)
+        options, asked, expected = (
+            {"imagej": True, "metadata": {"axes": "TZCYX"}},
+            {"frame": 7, "channel": 1},
+            film[7, :, 1],
+        )
+    elif form in ("colours", "planar"):
+        film = film.reshape(40, 3, 100, 110) if form == "planar" else film.reshape(40, 100, 110, 3)
+        options |= {"photometric": "rgb", "planarconfig": "separate" if form == "planar" else "contig"}
+        asked, expected = {"channel": 1}, film[:, 1] if form == "planar" else film[..., 1]
+    path = save(tmp_path / "a.tif", film, **options)
+    if form == "one page":  # as ImageJ writes a film of more than 4 GB
+        with tifffile.TiffFile(path, mode="r+b") as tif:
+            tif.filehandle.seek(tif.pages[0].offset + 2 + 12 * len(tif.pages[0].tags))
+            tif.filehandle.write(b"\0\0\0\0")
+        with tifffile.TiffFile(path) as tif:
+            assert len(tif.pages) == 1 and tif.series[0].shape == film.shape
+    tracemalloc.start()
+    try:
+        volume, _ = read_image(path, **asked)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(volume, expected)
+    assert held < 1.5 * volume.nbytes
+    if form not in ("colours", "planar"):  # a page holds all of its colours
+        assert peak < 3 * volume.nbytes < film.nbytes / 2
 
 
 def test_axes_of_a_file_without_names(tmp_path):

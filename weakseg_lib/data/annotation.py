@@ -24,15 +24,23 @@ def boxes_of_labels(labels):
 
     labels: (D, H, W) integers, 0 background. A box is the smallest that holds the instance.
     """
-    ids = np.unique(labels)
-    ids = ids[ids != 0].astype(np.int64)
-    # find_objects makes a list as long as the largest id, so number the instances 1..n for it.
-    numbered = labels
-    if len(ids) and ids[-1] > 10 * len(ids) + 1000:
-        numbered = np.searchsorted(np.append(0, ids), labels).astype(np.int32)
+    ids, numbered = numbered_closely(labels)
     found = [slices for slices in ndimage.find_objects(numbered) if slices is not None]
     boxes = [[s.start for s in slices] + [s.stop for s in slices] for slices in found]
     return ids, np.array(boxes, dtype=np.float32).reshape(-1, 6)
+
+
+def numbered_closely(labels):
+    """Return the ids of all instances, (n,) int64 sorted, and the labels with the same instances in the same order.
+
+    labels: (D, H, W) integers, 0 background. Where their ids are far apart they become 1..n: what measures instances
+    makes lists as long as the largest id.
+    """
+    ids = np.unique(labels)
+    ids = ids[ids != 0].astype(np.int64)
+    if len(ids) and ids[-1] > 10 * len(ids) + 1000:
+        labels = np.searchsorted(np.append(0, ids), labels).astype(np.int32)
+    return ids, labels
 
 
 def annotate(labels, share, seed):

@@ -42,8 +42,8 @@ def choose_volume(axes, shape, where, frame=None, channel=None, asked=None, chan
     found = f"axes {axes}, shape {tuple(int(size) for size in shape)}"
     if asked is not None:
         axes = _asked_axes(asked, shape, where, found)
-    if channel is not None and "C" not in axes:
-        axes = axes.replace("S", "C")  # red is a channel where one is wanted
+    if channel is not None and ("C" not in axes or shape[axes.index("C")] == 1):
+        axes = axes.replace("C", "Q").replace("S", "C")  # red is a channel where one is wanted
     index = [slice(None) if size > 1 or axis in "YX" else 0 for axis, size in zip(axes, shape, strict=True)]
     kept = [i for i, part in enumerate(index) if part != 0]
     letters = "".join(axes[i] for i in kept)
@@ -52,6 +52,8 @@ def choose_volume(axes, shape, where, frame=None, channel=None, asked=None, chan
         raise InputError(where, f"holds {shape[axes.index('P')]} positions ({found})", fix)
     if "S" in letters:
         fix = f"take one colour, {by_import('--channel N')}, or make it grey (ImageJ: Image > Type)"
+        if "C" in letters:
+            fix = "save one grey image a channel (ImageJ: Image > Type), or the channel you mean as a file of its own"
         raise InputError(where, f"is a colour image ({found})", fix)
     if "C" in letters or channel is not None:
         place = axes.find("C")
@@ -87,9 +89,10 @@ def agree(axes, shape, asked):
 
     Where they are not, the lengths in micrometres that the file gives belong to other axes.
     """
-    rest = iter((asked or axes).upper())
-    named = (axis for axis, size in zip(axes, shape, strict=True) if size > 1 and axis not in UNKNOWN)
-    return all(axis in rest for axis in named)
+    if asked is None:
+        return True
+    pairs = zip(axes, shape, _for_each_axis(asked, shape), strict=True)
+    return all(own == other or own in UNKNOWN for own, size, other in pairs if size > 1)
 
 
 def by_import(option):
@@ -106,10 +109,15 @@ def _asked_axes(asked, shape, where, found):
             f"name each of the {len(long)} axes longer than 1 once, by Z, Y, X, and T or C where it has them"
         )
         raise InputError(where, f"`--axes {asked}` does not go with it ({found})", fix)
-    if len(letters) == len(shape):
-        return letters
-    named = dict(zip(long, letters, strict=True))
-    return "".join(named.get(i, "Q") for i in range(len(shape)))
+    return _for_each_axis(asked, shape)
+
+
+def _for_each_axis(asked, shape):
+    """`asked` (str) with a letter for each axis of `shape`: Q for those of length 1 where it leaves them out."""
+    if len(asked) == len(shape):
+        return asked.upper()
+    rest = iter(asked.upper())
+    return "".join(next(rest) if size > 1 else "Q" for size in shape)
 
 
 def _check_channel(channel, number, names, where, found, letters):

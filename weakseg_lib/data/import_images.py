@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 from weakseg_lib.data.files import IMAGE_NAME, atomic_paths, read_json, write_json
 from weakseg_lib.data.ome_zarr import is_zarr
 from weakseg_lib.data.stacks import Sequence, frame_name, read_stack, write_tiff
+from weakseg_lib.data.tiff import tiff_parts
 from weakseg_lib.errors import InputError
 
 READABLE = (".tif", ".tiff", ".nd2", ".czi", ".zarr")
@@ -28,16 +29,18 @@ def import_images(
     """Write images as the frames of one sequence, all or none of them; return the `Sequence`.
 
     files: images, or folders of images, which are taken in the order of their names with 2 before 10; or one.
-    out: the sequence folder, NAME/01. channel, axes, frame, voxel_size: as in `read_stack`, for every file.
-    append: number the new frames after those that are there. tell: called with a line on each image, what was
-    understood of it (a function of a str, or None). NAME/dataset.json gets the voxel size, where all images
-    have the same and it has none, and under "imported" where each frame came from.
+    The files of a multi-file OME-TIFF are one image. out: the sequence folder, NAME/01. channel, axes, frame,
+    voxel_size: as in `read_stack`, for every file. append: number the new frames after those that are there. tell:
+    called with a line on each image, what was understood of it (a function of a str, or None). NAME/dataset.json
+    gets the voxel size, where all images have the same and it has none, and under "imported" where each frame came
+    from.
 
     Raises InputError as `read_stack` does, where `out` has frames and `append` is False, where it is the place
     of labels or annotation, and for a folder without images. An earlier frame is never replaced.
     """
     out, sources = Path(out), _expand(files)
     first, digits = _first_number(out, append)
+    sources = _whole(sources, tell)
     numbers = [frame_name(t, digits) for t in range(first, first + len(sources))]
     targets = [out / f"t{number}.tif" for number in numbers]
     dataset = out.parent / "dataset.json"
@@ -79,6 +82,23 @@ def _expand(files):
             raise InputError(path, "is a folder without images", f"give images: {', '.join(READABLE)}")
         sources += sorted(inside, key=_natural)
     return sources
+
+
+def _whole(sources, tell):
+    """The images without those files that are read with another, as parts of a multi-file OME-TIFF (list of Path)."""
+    kept, first, left_out = [], {}, {}  # first: {part: file that it is read with}
+    for source in sources:
+        own = source.resolve()
+        if own in first:
+            left_out.setdefault(first[own], []).append(source.name)
+            continue
+        kept.append(source)
+        if source.is_file() and source.suffix.lower() in (".tif", ".tiff"):
+            first |= dict.fromkeys(tiff_parts(source) - {own}, source.name)
+    for name, others in left_out.items():
+        if tell:
+            tell(f"{name} is one image in {1 + len(others)} files, to {others[-1]}")
+    return kept
 
 
 def _natural(file):

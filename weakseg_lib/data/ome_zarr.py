@@ -20,7 +20,8 @@ def is_zarr(path):
 class ZarrVolume:
     """One 3D stack in an OME-Zarr: `volume[z0:z1, y0:y1, x0:x1]` reads that part alone, as an array.
 
-    Attributes: shape (D, H, W), dtype, version ("0.4" or "0.5"). Raises InputError where the data are damaged.
+    Attributes: shape (D, H, W), dtype, version ("0.4" or "0.5"). Raises InputError where the data are damaged, or do
+    not fit into memory.
     """
 
     def __init__(self, path, array, index, order, version):
@@ -34,6 +35,10 @@ class ZarrVolume:
         index = tuple(next(stored) if i == slice(None) else i for i in self._index)
         try:
             found = np.asarray(self._array[index]).transpose(self._order)
+        except MemoryError as error:
+            raise InputError(
+                self._path, "does not fit into memory", "crop it or use a larger machine"
+            ) from error
         except Exception as error:
             fix = "copy or export it again"
             raise InputError(self._path, f"is damaged or incomplete ({error})", fix) from error

@@ -6,6 +6,7 @@ from functools import cache
 import numpy as np
 
 SMALLEST, LARGEST = 0.02, 20.0  # um: finer than any light microscope samples, coarser than shows a cell
+SQUARE = 1.1  # times the shorter side of a pixel, at most
 SATURATED = 0.01  # share of the voxels
 
 
@@ -13,12 +14,16 @@ class VoxelSizeWarning(UserWarning):
     """A voxel size that is implausible."""
 
 
-def question(image, voxel_size, where):
+def question(image, voxel_size, where, z_is_default=False):
     """Warn where a voxel size (z, y, x) um is implausible and where an image (D, H, W) is saturated.
 
-    where: the file or folder to name. The same is said once.
+    where: the file or folder to name. z_is_default: whether z was not in the file, and is what ImageJ takes then. The
+    same is said once.
     """
     doubt = doubtful_voxel_size(voxel_size)
+    if z_is_default:
+        default = "z is ImageJ's default, 1, which nobody may have set"
+        doubt = f"{doubt}, and {default}" if doubt else default
     if doubt:
         shown = " x ".join(f"{size:g}" for size in voxel_size)
         fix = "if that is wrong, give the right one with `--voxel-size Z Y X`"
@@ -41,6 +46,10 @@ def doubtful_voxel_size(voxel_size):
         return "which looks like nanometres"
     if min(voxel_size) < SMALLEST or max(voxel_size) > LARGEST:
         return f"which is outside {SMALLEST:g} to {LARGEST:g} um"
+    if tuple(voxel_size) == (1, 1, 1):
+        return "as an image has that was never calibrated"
+    if max(y, x) > SQUARE * min(y, x):
+        return "so pixels are not square (the order is z, y, x)"
     if 2 * z < max(y, x):
         return "so slices are closer than pixels"
     return None

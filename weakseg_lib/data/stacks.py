@@ -11,6 +11,7 @@ from weakseg_lib.data.microscopes import read_czi, read_nd2
 from weakseg_lib.data.ome_zarr import is_zarr, open_ome_zarr, read_ome_zarr
 from weakseg_lib.data.plausible import question
 from weakseg_lib.data.tiff import read_tiff, write_tiff
+from weakseg_lib.data.tiff_metadata import spacing_is_default
 from weakseg_lib.errors import InputError
 
 __all__ = [
@@ -69,16 +70,18 @@ def read_stack(path, voxel_size=None, labels=None, frame=None, channel=None, axe
 
     Raises InputError as `read_image` and `read_labels` do, and for complex, NaN, infinite or constant images
     and for a voxel size that is missing or not positive. Warns of a voxel size that is implausible and of an
-    image that is saturated.
+    image that is saturated, and where ImageJ did not write how far apart the slices are.
     """
     path = Path(path)
     image, own_voxel_size = read_image(path, frame, channel, axes)
     image = _check_image(image, path)
+    z_is_default = voxel_size is None and own_voxel_size is not None and spacing_is_default(path)
     if voxel_size is None:
         voxel_size = own_voxel_size or _dataset_voxel_size(path)
     voxel_size = _check_voxel_size(voxel_size, path)
     # Of a sequence the folder is named: what holds for all its frames is said once.
-    question(image, voxel_size, path.parent if IMAGE_NAME.fullmatch(path.name) else path)
+    where = path.parent if IMAGE_NAME.fullmatch(path.name) else path
+    question(image, voxel_size, where, z_is_default)
     if labels is not None:
         labels = read_labels(labels, image.shape, frame)
     return Stack(image, voxel_size, path.name.split(".")[0], path, labels)

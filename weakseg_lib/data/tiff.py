@@ -6,13 +6,13 @@ import re
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
 
-from weakseg_lib.data.axes import agree, choose_volume, micrometres
+from weakseg_lib.data.axes import agree, choose_volume
 from weakseg_lib.data.files import atomic_path
+from weakseg_lib.data.tiff_metadata import channel_names, voxel_size_of
 from weakseg_lib.errors import InputError
 
 IMAGEJ_DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
@@ -26,20 +26,20 @@ def read_tiff(path, frame=None, channel=None, axes=None):
     """Return the volume in a TIFF and its voxel size: array (D, H, W), (z, y, x) um or None.
 
     frame, channel: which time point and channel of a file of several. axes: what the file's axes are, where it
-    does not say it or is known to say it wrongly ("ZYX" for slices that were saved as frames). The array has
-    the file's dtype, in native byte order. The voxel size is as the file says it, sensible or not; None where
-    the file does not say it, or says it of other axes.
+    does not say it or is known to say it wrongly ("ZYX" for slices that were saved as frames). Only the pages of
+    the volume are read. The array has the file's dtype, in native byte order. The voxel size is as the file says
+    it, sensible or not; None where the file does not say it, or says it of other axes.
 
     Raises InputError for a file that is damaged, incomplete, no TIFF or not one 3D stack.
     """
     path = Path(path)
     with _damage_is_an_error(path), tifffile.TiffFile(path) as tif:
         series = _only_series(tif, path)
-        names = _channel_names(tif)
+        names = channel_names(tif, series)
         index, order = choose_volume(series.axes, series.shape, path, frame, channel, axes, names)
         _check_complete(tif, series, path)
-        volume = series.asarray()[index].transpose(order)
-        voxel_size = _voxel_size(tif) if agree(series.axes, series.shape, axes) else None
+        volume = _read(series, index).transpose(order)
+        voxel_size = voxel_size_of(tif, series) if agree(series.axes, series.shape, axes) else None
     return volume.astype(volume.dtype.newbyteorder("="), copy=False), voxel_size
 
 
@@ -50,10 +50,21 @@ def tiff_header(path):
     """
     path = Path(path)
     with _damage_is_an_error(path), tifffile.TiffFile(path) as tif:
-        series = tif.series[0]
+        series = _only_series(tif, path)
         index, _ = choose_volume(series.axes, series.shape, path)
         _check_complete(tif, series, path)
-        return np.broadcast_to(np.uint8(0), series.shape)[index].shape, _voxel_size(tif)
+        return _part(series.shape, index).shape, voxel_size_of(tif, series)
+
+
+def tiff_parts(path):
+    """Return the files (set of Path, resolved) that a TIFF's images are in: those of a multi-file OME-TIFF, or itself.
+
+    Raises InputError as `read_tiff` does.
+    """
+    path = Path(path)
+    with _damage_is_an_error(path), tifffile.TiffFile(path) as tif:
+        pages = [page for series in tif.series for page in series.pages if page] if tif.is_ome else []
+        return {path.resolve(), *(Path(page.parent.filehandle.path).resolve() for page in pages)}
 
 
 def write_tiff(path, array, voxel_size):
@@ -141,10 +152,32 @@ def _raise_logged_damage(logged, path, cause):
 
 
 def _only_series(tif, path):
-    if sum(len(series.shape) > 2 for series in tif.series) > 1:
+    """The only 3D image of a file, which may have 2D overviews beside it; or what it has, where that is none."""
+    stacks = [series for series in tif.series if len(series.shape) > 2]
+    if len(stacks) > 1:
         fix = "save the one you mean as a file of its own"
         raise InputError(path, f"holds {len(tif.series)} separate images", fix)
-    return tif.series[0]
+    return stacks[0] if stacks else tif.series[0]
+
+
+def _part(shape, index):
+    return np.broadcast_to(np.uint8(0), shape)[index]
+
+
+def _read(series, index):
+    """Read `series.asarray()[index]`, and of a part no more pages than it has. index: a slice or number an axis."""
+    if _part(series.shape, index).size == series.size:
+        return series.asarray()[index]
+    if series.dataoffset is not None and series.keyframe.is_memmappable:
+        # Not compressed; beyond 4 GB ImageJ writes one page for all that follow.
+        return np.array(series.asarray(out="memmap")[index])
+    page = series.keyframe.shape
+    outer = len(series.shape) - len(page)
+    if series.shape[outer:] != page or math.prod(series.shape[:outer]) != len(series.pages):
+        return series.asarray()[index].copy()  # the copy lets the rest go
+    wanted = np.arange(len(series.pages)).reshape(series.shape[:outer])[index[:outer]]
+    found = series.asarray(key=wanted.ravel().tolist()).reshape(wanted.shape + page)
+    return found[(slice(None),) * wanted.ndim + index[outer:]].copy()
 
 
 def _check_complete(tif, series, path):
@@ -163,55 +196,3 @@ def _check_complete(tif, series, path):
         ]
         if len(found) < parts or not all(found):
             raise InputError(path, f"is incomplete, slice {page.index} lacks data", COPY_AGAIN)
-
-
-def _voxel_size(tif):
-    if tif.is_ome and tif.ome_metadata:
-        return _ome_voxel_size(tif.ome_metadata)
-    if tif.is_imagej:
-        return _imagej_voxel_size(tif)
-    return None
-
-
-def _imagej_voxel_size(tif):
-    metadata = tif.imagej_metadata or {}
-    unit = micrometres(metadata.get("unit", ""))
-    z_unit = micrometres(metadata["zunit"]) if "zunit" in metadata else unit
-    tags = tif.pages.first.tags
-    if unit is None or z_unit is None or "XResolution" not in tags or "YResolution" not in tags:
-        return None
-    y, x = (_size_of(tags[name].value, unit) for name in ("YResolution", "XResolution"))
-    # ImageJ leaves the spacing out where it is exactly 1.
-    return float(metadata.get("spacing", 1.0)) * z_unit, y, x
-
-
-def _size_of(resolution, unit):
-    pixels, per = resolution
-    # Seven digits are what the tag's ratio of integers is good for: 0.09 and not 0.09000000009.
-    return float(f"{unit * per / pixels:.7g}") if pixels else 0.0
-
-
-def _ome_voxel_size(xml):
-    pixels = _ome_pixels(xml)
-    if pixels is None:
-        return None
-    sizes = [pixels.get(f"PhysicalSize{axis}") for axis in "ZYX"]
-    units = [micrometres(pixels.get(f"PhysicalSize{axis}Unit", "um")) for axis in "ZYX"]
-    if None in sizes or None in units:
-        return None
-    return tuple(float(f"{float(size) * unit:.7g}") for size, unit in zip(sizes, units, strict=True))
-
-
-def _channel_names(tif):
-    pixels = _ome_pixels(tif.ome_metadata) if tif.is_ome and tif.ome_metadata else None
-    return (
-        [] if pixels is None else [node.get("Name", "") for node in pixels if node.tag.endswith("}Channel")]
-    )
-
-
-def _ome_pixels(xml):
-    try:
-        nodes = ElementTree.fromstring(xml).iter()
-    except ElementTree.ParseError:
-        return None
-    return next((node for node in nodes if node.tag.rpartition("}")[2] == "Pixels"), None)
