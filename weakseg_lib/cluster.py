@@ -9,7 +9,7 @@ from weakseg_lib.errors import InputError
 
 MANY = 8  # stacks for which workers are worth the seconds that they take to start
 WORKER_MEMORY = 2**31  # bytes that a worker on this machine should find
-KEPT = 2**27  # bytes of freed memory that a worker keeps for the next stack
+KEPT = 2**25  # bytes of freed memory that a worker keeps for the next stack
 PATIENCE = "20s"  # for a scheduler to answer
 
 
