@@ -240,6 +240,12 @@ def test_a_time_point_of_a_sequence_is_refused(make_run, make_sequence, tmp_path
         predict(make_run(), [sequence], tmp_path / "res", frame=3, device="cpu", progress=False)
 
 
+def test_voxels_much_coarser_than_those_learnt_are_questioned(make_run, make_sequence, tmp_path):
+    sequence = make_sequence(voxel_size=tuple(2 * np.array(VOXEL)))
+    with pytest.warns(UserWarning, match="8 times as many voxels.*cells of another size"):
+        predict(make_run(), [sequence], tmp_path / "res", device="cpu", progress=False)
+
+
 def test_a_stack_in_which_nothing_is_found(make_run, make_sequence, tmp_path):
     sequence = make_sequence()
     predict(make_run(score_threshold=0.999999), [sequence], tmp_path / "res", device="cpu", progress=False)

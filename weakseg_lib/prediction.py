@@ -30,6 +30,7 @@ from weakseg_lib.runs import PRETRAINED, Run, load_run
 from weakseg_lib.tiling import VIEWS, pad_to_stride, tiles
 
 LOWEST_SCORE, LOOSEST_OVERLAP = 0.1, 0.5  # what is collected and clustered before the thresholds choose
+MUCH_FINER = 6  # times as many voxels as the stack has
 MASK_BATCH = 64  # regions at a time in the mask head: bounds its memory
 
 
@@ -200,8 +201,13 @@ def _read(info: dict, probabilities, reading: str, coarser: float, score: float)
 
 
 def check_scale(stack: Stack, working):
-    """Raise InputError for a voxel size in nm or mm: it would ask for a thousand times the voxels, or leave one."""
+    """Raise InputError for a voxel size in nm or mm: it would ask for a thousand times the voxels, or leave one. Warn
+    where the network knows much finer voxels, so smaller cells, too: it would take long to find little."""
     ratio = np.array(stack.voxel_size) / working
+    if ratio.prod() > MUCH_FINER:
+        learnt = " x ".join(f"{v:.3g}" for v in working)
+        text = f"{stack.path}: becomes {ratio.prod():.0f} times as many voxels, of {learnt} um, as the network learnt them"
+        warnings.warn(f"{text}; cells of another size than it learnt are missed", stacklevel=3)
     if ratio.max() > 8 or ratio.min() < 1 / 50:
         own, trained = (" x ".join(f"{v:.3g}" for v in sizes) for sizes in (stack.voxel_size, working))
         problem = f"its voxel size, {own} um, does not go with the training's, {trained} um after resampling"
