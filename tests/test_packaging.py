@@ -83,7 +83,7 @@ def test_conda_environment_asks_for_the_same_ranges():
 
 
 def test_library_imports_nothing_that_it_does_not_ask_for():
-    brought_by = {"IPython": "ipykernel", "matplotlib_inline": "ipykernel", "psutil": "ipykernel"}
+    brought_by = {"IPython": "ipykernel", "matplotlib_inline": "ipykernel"}
     brought_by |= {"skimage": "scikit-image", "traitlets": "ipywidgets"}
     for path in (ROOT / "weakseg_lib").rglob("*.py"):
         for name in imported(path) - sys.stdlib_module_names - {"weakseg_lib"}:

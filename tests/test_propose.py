@@ -1,10 +1,14 @@
 """Proposed boxes: found where cells are, marked until somebody looks, and never in the place of what was drawn."""
 
+import errno
+import os
 import warnings
 
 import numpy as np
 import pytest
 
+from weakseg_lib import propose as propose_module
+from weakseg_lib.annotator.autosave import Autosave
 from weakseg_lib.data.annotation import boxes_of_labels, read_weak, write_weak
 from weakseg_lib.data.proposed import proposed_frames
 from weakseg_lib.data.stacks import Sequence, Stack, write_tiff
@@ -143,6 +147,50 @@ def test_a_result_is_opened_with_its_masks(trained, make_sequence, tmp_path):
     assert proposed_frames(sequence) == [0, 1]
     propose_sequence(sequence, progress=False)  # boxes alone in their place: the masks go too
     assert read_weak(sequence, 0, (20, 48, 48)).masks is None and proposed_frames(sequence) == [0, 1]
+
+
+@pytest.mark.parametrize("still_open", [True, False])
+def test_what_is_drawn_while_boxes_are_proposed_is_kept(make_sequence, monkeypatch, still_open):
+    sequence = Sequence(make_sequence(frames=2, share=None))
+    propose_sequence(sequence, progress=False)
+
+    def meanwhile(*args, **kwargs):
+        monkeypatch.undo()
+        drawn.document.delete(1)
+        assert drawn.save() and (still_open or drawn.close())
+        return propose_boxes(*args, **kwargs)
+
+    monkeypatch.setattr(propose_module, "propose_boxes", meanwhile)
+    drawn = Autosave(sequence, 0, sequence.read(0))
+    why = "is annotating this" if still_open else "changed by another program"
+    with pytest.warns(UserWarning, match=f"^frame 0 gets no proposals: .*{why}"):
+        assert set(propose_sequence(sequence, diameter=6.0, progress=False)) == {1}
+    assert drawn.close() and 1 not in read_weak(sequence, 0, (20, 48, 48)).ids
+    assert proposed_frames(sequence) == [1]
+    assert not list(sequence.weak_path.glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["proposed.json", "boxes000.csv", None])
+def test_where_proposals_cannot_be_written_the_earlier_ones_stay(
+    trained, make_sequence, tmp_path, snapshot, monkeypatch, refused, name
+):
+    sequence = Sequence(make_sequence(share=None))
+    predict(trained[0], [sequence.path], tmp_path / "res", device="cpu", progress=False)
+    propose_sequence(sequence, tmp_path / "res", progress=False)
+    files = [sequence.weak_boxes_path(0), sequence.weak_masks_path(0)]
+    before = [file.read_bytes() for file in files]
+    replace = os.replace
+
+    def full(source, target):
+        if name in (None, os.path.basename(target)):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with refused(sequence.weak_path / (name or files[0].name), "no space left", "unchanged"):
+        propose_sequence(sequence, progress=False)
+    assert [file.read_bytes() for file in files] == before
+    assert proposed_frames(sequence) == [0]
 
 
 def test_a_dark_stack_is_said_and_gets_no_empty_table(tmp_path, call, fails):

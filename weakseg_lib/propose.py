@@ -1,15 +1,16 @@
 """Boxes to start an annotation from: smoothed maxima, a trained network, or an earlier result to be corrected."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from weakseg_lib.data.annotation import boxes_of_labels
-from weakseg_lib.data.files import atomic_paths, write_json
-from weakseg_lib.data.proposed import MARK, digest, marked, proposed_frames
+from weakseg_lib.data.lock import Locked, frame_lock
+from weakseg_lib.data.proposed import digest, mark, proposed_frames, weak_paths
 from weakseg_lib.data.stacks import Sequence, Stack, read_labels
-from weakseg_lib.data.weak_files import CELL, WeakAnnotation, write_weak_files
+from weakseg_lib.data.weak_files import CELL, ChangedOnDisk, WeakAnnotation, put_back_weak, replacing_weak
 from weakseg_lib.errors import InputError
 from weakseg_lib.maxima import propose_by_maxima
 from weakseg_lib.result_files import StackFiles, find_results, read_boxes
@@ -62,7 +63,8 @@ def propose_sequence(
     by, diameter, score: as in `propose_boxes`; or `by` a folder of results, whose frames are opened as annotation with
     their masks. Frames are marked (`data.proposed`) until somebody saves them; until then another call replaces them.
     Frames with any other table or masks are left as they are and not in what is returned, nor is anything written for a
-    frame in which nothing was found: an empty table would say that it has no cells.
+    frame in which nothing was found: an empty table would say that it has no cells. A frame that somebody annotates
+    meanwhile is left as it is, with a warning.
 
     Raises InputError for unusable input, before the frame concerned is written.
     """
@@ -71,14 +73,15 @@ def propose_sequence(
     results = None
     if by != MAXIMA:
         by, results = _run_or_results(by, sequence, score, device)
-    again = set(proposed_frames(sequence))
-    drawn = [
-        sequence.weak_boxes_path(t).is_file() or sequence.weak_masks_path(t).is_file()
-        for t in sequence.frames
-    ]
-    todo = [t for t, there in zip(sequence.frames, drawn, strict=True) if t in again or not there]
+    proposed = set(proposed_frames(sequence))
+    todo = {}  # frame -> digest of what may be replaced
+    for t in sequence.frames:
+        paths = weak_paths(sequence, t)
+        if t in proposed or not any(path.is_file() for path in paths):
+            todo[t] = digest(*paths)
     numbers = {}
-    for t in tqdm(todo, desc=f"proposing {sequence.name}", unit="stack", disable=not progress):
+    bar = tqdm(todo.items(), desc=f"proposing {sequence.name}", unit="stack", disable=not progress)
+    for t, earlier in bar:
         if results is not None and t not in results:
             continue
         stack = sequence.read(t, voxel_size=voxel_size)
@@ -86,9 +89,12 @@ def propose_sequence(
             annotation = propose_from_result(results[t], stack.image.shape)
         else:
             annotation = propose_boxes(stack, by, diameter, score, device)
-        numbers[t] = len(annotation.ids)
-        if numbers[t]:
-            _write(sequence, t, annotation, stack.voxel_size)
+        try:
+            if len(annotation.ids):
+                _write(sequence, t, annotation, stack.voxel_size, earlier)
+            numbers[t] = len(annotation.ids)
+        except (Locked, ChangedOnDisk) as error:
+            warnings.warn(f"frame {t} gets no proposals: {error}", stacklevel=2)
     return numbers
 
 
@@ -137,14 +143,13 @@ def _annotation(ids, boxes, shape, has_mask=None, masks=None) -> WeakAnnotation:
     )
 
 
-def _write(sequence, t, annotation, voxel_size):
+def _write(sequence, t, annotation, voxel_size, earlier):
     """Write one frame with its mark, all or nothing; the mark first: before its boxes are there it says nothing."""
-    boxes, masks = sequence.weak_boxes_path(t), sequence.weak_masks_path(t)
-    files = [boxes] if annotation.masks is None else [boxes, masks]
-    boxes.parent.mkdir(parents=True, exist_ok=True)
-    if annotation.masks is None:
-        masks.unlink(missing_ok=True)  # of an earlier proposal
-    with atomic_paths(sequence.weak_path / MARK, *files) as (mark, *new):
-        new_masks = new[1] if annotation.masks is not None else masks
-        write_weak_files(new[0], new_masks, annotation, voxel_size)
-        write_json(mark, marked(sequence, t, digest(new[0], new_masks)))
+    lock = frame_lock(sequence, t)
+    lock.take()
+    try:
+        put_back_weak(sequence, t)
+        with replacing_weak(sequence, t, annotation, voxel_size, replaces=earlier) as written:
+            mark(sequence, t, written)
+    finally:
+        lock.release()

@@ -14,8 +14,12 @@ import pytest
 
 from weakseg_lib.annotator.autosave import Autosave
 from weakseg_lib.annotator.clock import Clock
-from weakseg_lib.data.stacks import Sequence
+from weakseg_lib.data.lock import Lock
+from weakseg_lib.data.proposed import proposed_frames
+from weakseg_lib.data.stacks import Sequence, write_tiff
 from weakseg_lib.data.weak_files import read_weak
+from weakseg_lib.errors import InputError
+from weakseg_lib.propose import propose_sequence
 
 BOX = (4, 10, 10, 12, 30, 34)
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -73,11 +77,12 @@ def test_a_change_is_written_without_being_asked_and_is_there_again(open_, seque
     assert again.document.instances == files.document.instances and not again.read_only
 
 
-def test_looking_leaves_no_file(open_, sequence):
+def test_looking_leaves_nothing(open_, sequence):
     files = open_(proposals=None)
     files.clock.tick(0), files.clock.tick(30)
+    assert files.save(looked=True)  # no boxes: that is not an annotation without cells
     files.close()
-    assert list(sequence.weak_path.iterdir()) == []
+    assert not sequence.weak_path.exists()
 
 
 def test_boxes_alone_do_not_write_the_masks_again(open_, sequence):
@@ -107,6 +112,133 @@ def test_proposals_are_written_with_the_first_change_and_never_replace_annotatio
     assert read(sequence).ids.tolist() == proposals.ids[1:].tolist()
     assert np.array_equal(read(sequence).masks, np.where(proposals.masks == 1, 0, proposals.masks))
     assert len(open_(proposals=proposals).document.instances) == len(proposals.ids) - 1
+
+
+def test_who_says_that_proposals_are_right_makes_them_an_annotation(open_, sequence):
+    propose_sequence(sequence, progress=False)
+    files = open_()
+    files.close()
+    assert proposed_frames(sequence) == [0]  # looking alone does not
+    files = open_()
+    assert files.save(looked=True) and proposed_frames(sequence) == []
+    table = sequence.weak_boxes_path(0)
+    before = table.stat().st_mtime_ns
+    assert files.save(looked=True) and table.stat().st_mtime_ns == before
+    files.close()
+    proposals, _ = read(sequence), table.unlink()
+    files = open_(proposals=proposals)
+    assert files.save(looked=True) and len(read(sequence).ids) == len(proposals.ids) > 0
+
+
+def other_program(sequence, change):
+    """Change the files of frame 0; return their new content."""
+    table, masks = sequence.weak_boxes_path(0), sequence.weak_masks_path(0)
+    if change == "table":
+        table.write_text(table.read_text().replace("\n1,4,", "\n1,3,"))
+    elif change == "masks":
+        write_tiff(masks, np.where(read(sequence).masks > 0, 1, 0)[::-1].astype(np.uint16), (0.5, 0.25, 0.25))
+    elif change == "removed":
+        table.unlink(), masks.unlink()
+    return {path.name: path.read_bytes() for path in (table, masks) if path.exists()}
+
+
+def conflict(open_, sequence, change):
+    """An annotator that drew a second box when another program had changed the files; what is there."""
+    files = open_()
+    draw(files)
+    assert files.save()
+    there = other_program(sequence, change)
+    files.document.add_box(BOX)
+    files.changed()
+    assert files.save() is False
+    return files, there
+
+
+@pytest.mark.parametrize("change", ["table", "masks", "removed"])
+def test_what_another_program_wrote_is_not_overwritten_and_nothing_is_lost(open_, sequence, change, snapshot):
+    files, there = conflict(open_, sequence, change)
+    state, why = open_.told[-1]
+    assert state == "not saved" and why.startswith(
+        "changed on disk by another program; yours is in boxes000.mine.csv"
+    )
+    assert (
+        "\n" not in why
+        and "rename boxes000.mine.csv to boxes000.csv and mask000.mine.tif to mask000.tif" in why
+    )
+    files.document.add_box(BOX)
+    assert files.close()  # the cell can be run again
+    found = snapshot(sequence.weak_path)
+    mine = [found.pop(name) for name in ("boxes000.mine.csv", "mask000.mine.tif")]
+    assert found == there
+    for name, content in zip(("boxes000.csv", "mask000.tif"), mine, strict=True):
+        (sequence.weak_path / name).write_bytes(content)
+    again = open_().document
+    assert again.instances == files.document.instances and np.array_equal(again.masks, files.document.masks)
+
+
+def test_ours_put_in_place_by_hand_are_gone_on_with(open_, sequence):
+    files, _ = conflict(open_, sequence, "table")
+    for name in ("boxes000", "mask000"):
+        (mine,) = sequence.weak_path.glob(f"{name}.mine.*")
+        mine.rename(mine.with_name(mine.name.replace(".mine", "")))
+    assert files.save() and open_.told[-1] == ("saved", "")
+    files.document.add_box(BOX)
+    assert files.save() and read(sequence).ids.tolist() == [1, 2, 3]
+
+
+def test_what_was_kept_aside_is_never_overwritten(open_, sequence):
+    conflict(open_, sequence, "table")[0].close()
+    first = (sequence.weak_path / "boxes000.mine.csv").read_bytes()
+    files = open_()
+    files.document.delete(1)
+    other_program(sequence, "removed")
+    assert files.save() is False and "yours is in boxes000.mine2.csv. " in open_.told[-1][1]
+    assert (sequence.weak_path / "boxes000.mine.csv").read_bytes() == first
+    files.close()
+
+
+def test_who_could_not_lock_at_first_does_not_overwrite_what_another_drew_meanwhile(
+    open_, sequence, monkeypatch
+):
+    def full(lock):
+        raise InputError(lock.path, "no space left on the disk", "free some space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lock, "take", full)
+        late = open_()
+    other = open_()
+    draw(other), draw(other)
+    assert other.close()
+    draw(late)
+    assert late.save() is False and read(sequence).ids.tolist() == [1, 2]
+    assert late.close() and (sequence.weak_path / "boxes000.mine.csv").read_text().count("\n") == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*lie outside its box")
+def test_nothing_that_a_table_and_masks_say_is_lost_by_drawing(open_, sequence):
+    masks = np.zeros((20, 48, 48), np.uint16)
+    masks[2:8, 5:15, 5:15] = 1
+    write_tiff(sequence.weak_masks_path(0), masks, (0.5, 0.25, 0.25))
+    table = sequence.weak_boxes_path(0)
+    lines = [
+        "id,z0,y0,x0,z1,y1,x1,class,has_mask,comment",
+        "1,2,5,5,6,15,15,1,1,mitotic?",
+        "2,2,18,18,6,25,25,1,0,",
+    ]
+    table.write_text("\n".join(lines) + "\n")
+    with pytest.warns(UserWarning, match="box 1 is made larger, so that it holds its mask"):
+        files = open_()
+    files.document.paint(2, 0, 3, [[20, 20]], 1.0)
+    files.document.undo()
+    files.document.delete(2)
+    new = files.document.add_box(BOX)
+    files.close()
+    assert np.array_equal(read(sequence).masks, masks)
+    assert table.read_text().splitlines() == [
+        lines[0],
+        "1,2,5,5,8,15,15,1,1,mitotic?",
+        f"{new},4,10,10,12,30,34,1,0,",
+    ]
 
 
 @pytest.mark.parametrize("error", [FULL, PermissionError(errno.EACCES, "Permission denied")])

@@ -6,7 +6,7 @@ import pytest
 from weakseg_lib.annotator import document as document_module
 from weakseg_lib.annotator.brush import stroke
 from weakseg_lib.annotator.document import Document
-from weakseg_lib.data.annotation import annotate
+from weakseg_lib.data.annotation import WeakAnnotation, annotate
 
 SHAPE, VOXEL = (20, 48, 48), (0.5, 0.25, 0.25)
 BOX = (4, 10, 10, 12, 30, 34)
@@ -208,3 +208,15 @@ def test_ids_that_16_bit_cannot_hold_are_kept(cells):
     labels = cells()[1] * 70_000
     document = Document(SHAPE, VOXEL, annotate(labels, 1.0, 0))
     assert np.array_equal(document.snapshot()[2].masks, labels)
+
+
+def test_a_box_that_cuts_its_mask_is_made_larger_when_it_is_opened():
+    masks = np.zeros(SHAPE, np.int32)
+    masks[4:10, 10:20, 10:20] = 3
+    box = np.array([[5, 10, 10, 10, 20.5, 18]], np.float32)
+    one = np.ones(1, np.int64)
+    with pytest.warns(UserWarning, match="box 3 is made larger"):
+        document = Document(SHAPE, VOXEL, WeakAnnotation(3 * one, box, one, one > 0, masks))
+    assert document.instances[3].box == (4, 10, 10, 10, 20.5, 20)
+    assert document.instances[3].voxels == (masks > 0).sum()
+    assert np.array_equal(document.masks, masks) and np.array_equal(document.snapshot()[2].masks, masks)

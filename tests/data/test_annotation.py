@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import tifffile
 
 from weakseg_lib.data import annotation as annotation_module
+from weakseg_lib.data import weak_files
 from weakseg_lib.data.annotation import (
     WeakAnnotation,
     annotate,
@@ -17,6 +19,7 @@ from weakseg_lib.data.annotation import (
     write_weak,
 )
 from weakseg_lib.data.stacks import Sequence, read_labels, write_tiff
+from weakseg_lib.data.weak_files import put_back_weak
 
 VOXEL = (0.2, 0.125, 0.125)
 HEADER = "id,z0,y0,x0,z1,y1,x1,class,has_mask\n"
@@ -201,6 +204,11 @@ def test_frames_without_labels_are_left_out_and_none_at_all_is_an_error(sequence
         annotate_sequence(sequence, 0.5, seed=0, progress=False)
 
 
+def test_an_empty_folder_is_no_annotation(sequence):
+    sequence.weak_path.mkdir()
+    assert annotate_sequence(sequence, 0.5, seed=0, progress=False) == sequence.weak_path
+
+
 def test_labels_that_do_not_fit_their_image(sequence, tmp_path, refused):
     write_tiff(tmp_path / "01_GT/SEG/man_seg000.tif", np.ones((10, 8, 9), np.uint16), VOXEL)
     with refused(tmp_path / "01_GT/SEG/man_seg000.tif", "(10, 8, 9)", "(10, 8, 8)"):
@@ -246,6 +254,14 @@ def test_a_table_from_a_spreadsheet(sequence, labels):
     assert weak.masks is None and not weak.has_mask.any()
 
 
+def test_further_columns_are_kept(sequence, labels):
+    sequence.weak_path.mkdir()
+    text = HEADER.strip() + ',"seen by, when"\n4,0,0,0,1,2,2,1,0,"Ann, May"\n5,0,0,0,1,2,2,1,0,\n'
+    sequence.weak_boxes_path(0).write_text(text)
+    write_weak(sequence, 0, read_weak(sequence, 0, labels.shape), VOXEL)
+    assert sequence.weak_boxes_path(0).read_text() == text
+
+
 def test_a_stack_without_cells(sequence, labels):
     sequence.weak_path.mkdir()
     sequence.weak_boxes_path(0).write_text(HEADER)
@@ -269,6 +285,9 @@ def test_a_missing_table_says_how_to_make_it(sequence, labels, refused):
         ("1,0,0,0,inf,1,1,1,0\n", ("line 2", "outside the stack")),
         ("1,0,0,0,1,1,1,1,0\n\n1,0,0,0,2,2,2,1,0\n", ("line 4", "id 1", "line 2")),
         ("0,0,0,0,1,1,1,1,0\n", ("line 2", "id is 0")),
+        ("3000000000,0,0,0,1,1,1,1,0\n", ("line 2", "id is 3000000000", "at most 2147483647")),
+        ("1e20,0,0,0,1,1,1,1,0\n", ("line 2", "id is 1")),
+        ("1,0,0,0,1,1,1,1e20,0\n", ("line 2", "class is 1")),
         ("1.5,0,0,0,1,1,1,1,0\n", ("line 2", "1.5", "whole number")),
         ("1,0,0,0,1,1,1,0,0\n", ("line 2", "class is 0")),
         ("1,0,0,0,1,1,1,1,2\n", ("line 2", "has_mask is 2")),
@@ -358,6 +377,57 @@ def test_a_failed_write_leaves_table_and_masks_as_they_were(sequence, labels, mo
     with pytest.raises(Exception, match="no space left"):
         write_weak(sequence, 0, annotate(labels, 0.7, 1), VOXEL)
     assert {file.name: file.read_bytes() for file in sequence.weak_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("shares", [(0.2, 0.7), (0.7, 0.2), (0.7, 0), (0, 0.7), (None, 0.7), (None, 0)])
+def test_a_kill_at_any_moment_of_writing_leaves_the_earlier_annotation_or_the_new_one(
+    sequence, labels, tmp_path, monkeypatch, shares
+):
+    before, after = (share if share is None else annotate(labels, share, 0) for share in shares)
+    if before:
+        write_weak(sequence, 0, before, VOXEL)
+    moments = []
+
+    def watch(name):
+        usual = getattr(os, name)
+
+        def then_copy(*args, **kwargs):
+            usual(*args, **kwargs)
+            moments.append(tmp_path / f"moment{len(moments)}/01")
+            for part in ("01", "01_WEAK"):
+                shutil.copytree(tmp_path / part, moments[-1].with_name(part))
+
+        monkeypatch.setattr(os, name, then_copy)
+
+    watch("replace"), watch("unlink")
+    write_weak(sequence, 0, after, VOXEL)
+    monkeypatch.undo()
+    assert len(moments) > 3
+    found = []
+    for moment in map(Sequence, moments):
+        for repaired in (False, True):
+            if repaired:
+                put_back_weak(moment, 0)
+                assert not list(moment.weak_path.glob(".*"))
+            if before is None and (not repaired or not moment.weak_boxes_path(0).exists()):
+                continue
+            is_new = same(weak := read_weak(moment, 0, labels.shape), after)
+            assert is_new or same(weak, before)
+            found.append(is_new)
+    assert found == sorted(found) and found[-1]  # first the earlier one, at last the new one
+
+
+def test_what_is_read_while_it_is_saved_is_of_one_time(sequence, labels, monkeypatch):
+    few, many = (annotate(labels, share, 0) for share in (0.2, 0.7))
+    write_weak(sequence, 0, few, VOXEL)
+
+    def saved_meanwhile(*args):
+        monkeypatch.undo()
+        write_weak(sequence, 0, many, VOXEL)  # the table has just been read, the masks not yet
+        return weak_files.read_labels(*args)
+
+    monkeypatch.setattr(weak_files, "read_labels", saved_meanwhile)
+    assert same(read_weak(sequence, 0, labels.shape), many)
 
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"the real data are not here: {REAL}")

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from weakseg_lib.data.files import atomic_path, atomic_write_text, read_json, write_json
+from weakseg_lib.data.files import atomic_path, atomic_paths, atomic_write_text, read_json, write_json
 from weakseg_lib.data.stacks import read_image, write_tiff
 
 
@@ -90,3 +90,54 @@ def test_json_comes_back(tmp_path, refused):
         path.write_text(text)
         with refused(path, "JSON"):
             read_json(path)
+
+
+def test_files_that_belong_together_are_all_replaced_or_none(tmp_path, refused, monkeypatch):
+    masks, table, gone = paths = [tmp_path / name for name in ("mask.tif", "boxes.csv", "gone.csv")]
+    for path in paths:
+        path.write_text("old")
+    replace = os.replace
+
+    def refuse(source, target):
+        if target == table:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with refused(table, "cannot be written"), atomic_paths(masks, table, remove=[gone]) as new:
+        for tmp in new:
+            tmp.write_text("new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+        os.listdir(tmp_path), "old"
+    )
+    monkeypatch.undo()
+    with atomic_paths(masks, table, remove=[gone]) as new:
+        for tmp in new:
+            tmp.write_text("new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        masks.name: "new",
+        table.name: "new",
+    }
+
+
+def test_two_writers_of_the_same_files_do_not_delete_them(tmp_path, monkeypatch):
+    """As where a cluster takes a worker for dead, and another does its stack again."""
+    paths = [tmp_path / "mask.tif", tmp_path / "boxes.csv"]
+    for path in paths:
+        path.write_text("old")
+    replace = os.replace
+
+    def write(text):
+        with atomic_paths(*paths) as new:
+            for tmp in new:
+                tmp.write_text(text)
+
+    def meanwhile(source, target):
+        monkeypatch.setattr(os, "replace", replace)
+        replace(source, target)
+        write("second")  # all of it, between the two files of the first
+
+    monkeypatch.setattr(os, "replace", meanwhile)
+    write("first")
+    assert sorted(os.listdir(tmp_path)) == ["boxes.csv", "mask.tif"]
+    assert {path.read_text() for path in paths} <= {"first", "second"}

@@ -4,8 +4,9 @@ Nothing here knows of files or of a screen. A thread that saves may take a `snap
 """
 
 import threading
+import warnings
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.ndimage import find_objects
@@ -25,6 +26,7 @@ class Instance:
     box: tuple[float, ...]  # (z0, y0, x0, z1, y1, x1), half-open, voxels
     class_: int = CELL
     voxels: int = 0
+    more: dict[str, str] = field(default_factory=dict)  # further columns of its line in the table
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Document:
             classes=np.array([one.class_ for _, one in items], np.int64),
             has_mask=has_mask,
             masks=masks if has_mask.any() else None,
+            more={id_: one.more for id_, one in items if one.more},
         )
 
     def add_box(self, box):
@@ -262,15 +265,25 @@ class Document:
         return (*low.tolist(), *high.tolist())
 
     def _start_from(self, annotation):
+        masks, sizes = annotation.masks, {}
+        if masks is not None:
+            sizes = dict(zip(*np.unique(masks[masks > 0], return_counts=True), strict=True))
         for id_, box, class_ in zip(
             annotation.ids.tolist(), annotation.boxes, annotation.classes, strict=True
         ):
-            one = Instance(self._clip(box, whole=False), int(class_))
-            if annotation.masks is not None:
+            one = Instance(self._clip(box, whole=False), int(class_), more=annotation.more.get(id_, {}))
+            if id_ in sizes:
+                if (masks[_voxels(one.box)] == id_).sum() < sizes[
+                    id_
+                ]:  # no mask leaves its box here, see set_box
+                    where = np.argwhere(masks == id_)
+                    low = np.minimum(one.box[:3], where.min(0)).tolist()
+                    high = np.maximum(one.box[3:], where.max(0) + 1).tolist()
+                    one = replace(one, box=(*low, *high))
+                    warnings.warn(f"box {id_} is made larger, so that it holds its mask", stacklevel=4)
                 region = _voxels(one.box)
-                mine = (annotation.masks[region] == id_) & (self.masks[region] == 0)
-                self.masks[region][mine] = id_
-                one = replace(one, voxels=int(mine.sum()))
+                self.masks[region][masks[region] == id_] = id_
+                one = replace(one, voxels=int(sizes[id_]))
                 self._unsaved.append(region)
             self.instances[id_] = one
 

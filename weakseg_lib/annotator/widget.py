@@ -121,7 +121,7 @@ class Annotator(anywidget.AnyWidget):
             self._files.clock.tick(time.monotonic())
             return
         elif kind == "save":
-            self._files.save()
+            self._files.save(looked=True)
         elif kind == "edit" and self._editor in (None, view) and not self.read_only:
             self._editor = view
             self._edit(message)

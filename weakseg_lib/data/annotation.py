@@ -74,7 +74,8 @@ def annotate_sequence(sequence, share, seed, overwrite=False, progress=True):
     sequence = sequence if isinstance(sequence, Sequence) else Sequence(sequence)
     _check_share(share)
     target = sequence.weak_path
-    if target.exists() and not overwrite and not _made_by_annotate(target):
+    # An empty folder is what a look without drawing may leave.
+    if target.exists() and any(target.iterdir()) and not overwrite and not _made_by_annotate(target):
         fix = "move it away, or replace it with `--overwrite`"
         raise InputError(target, "has annotation that a person may have made", fix)
     frames = [t for t in sequence.frames if sequence.has_labels(t)]

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import secrets
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ def atomic_path(path):
     Raises InputError where the disk is full or the folder cannot be written.
     """
     path = Path(path)
-    tmp = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    tmp = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield tmp
@@ -46,40 +47,86 @@ def check_result_folder(folder):
 
 
 @contextmanager
-def atomic_paths(*paths):
+def atomic_paths(*paths, remove=(), note=None):
     """Give a temporary path for each of `paths`; all take their places when the block ends well, or none does.
 
-    For files that belong together, as masks and their table. The block writes them whole, by `atomic_path`.
+    For files that belong together, as masks and their table. The block writes them whole, by `atomic_path`. remove:
+    files that go when the others come. note: a path in the same folder, of a file that is there while they change
+    places: where the process is killed then, `put_back` undoes what it had begun, and until then `standing` says
+    where the earlier files are.
+
     Raises InputError where a file cannot be put in its place.
     """
-    paths = [Path(path) for path in paths]
-    new, old = (
-        [path.with_name(f".{path.stem}.{word}{path.suffix}") for path in paths] for word in ("new", "old")
-    )
-    replaced = 0
+    paths, remove = ([Path(path) for path in some] for some in (paths, remove))
+    new = {path: _temporary(path) for path in paths}
+    earlier = {}  # path -> its copy, None where there is nothing yet
+    changed, noted, at = [], False, paths[0]
     try:
-        yield new
-        for path, earlier in zip(paths, old, strict=True):
-            if path.exists():
-                shutil.copy2(path, earlier)
-        for path, tmp in zip(paths, new, strict=True):
-            os.replace(tmp, path)
-            replaced += 1
-    except BaseException as error:
-        for path, earlier in list(zip(paths, old, strict=True))[:replaced]:
-            if earlier.exists():
-                os.replace(earlier, path)
+        yield list(new.values())
+        for at in [*paths, *remove]:
+            earlier[at] = _temporary(at) if at.exists() else None
+            if earlier[at]:
+                shutil.copy2(at, earlier[at])
+        if note is not None:
+            write_json(note, {path.name: copy and copy.name for path, copy in earlier.items()})
+            noted = True
+        for at in earlier:
+            if at in new:
+                os.replace(new[at], at)
             else:
-                _remove(path)
+                at.unlink(missing_ok=True)
+            changed.append(at)
+        if noted:
+            os.unlink(note)  # from here on the change is made
+    except BaseException as error:
+        _restore({path: earlier[path] for path in changed})
+        if noted:
+            _remove(note)
+        _remove(*filter(None, earlier.values()))
         if isinstance(error, OSError):
-            raise writing_error(error, paths[replaced]) from error
-        final = {str(tmp): path for tmp, path in zip(new, paths, strict=True)}
+            raise writing_error(error, at) from error
+        final = {str(tmp): path for path, tmp in new.items()}
         if isinstance(error, InputError) and error.where in final:
             raise InputError(final[error.where], error.problem, error.fix) from error
         raise
+    else:
+        _remove(*filter(None, earlier.values()))
     finally:
-        for tmp in [*new, *old]:
-            _remove(tmp)
+        _remove(*new.values())
+
+
+def put_back(note):
+    """Undo what a process had half replaced by `atomic_paths` with this `note` when it was killed.
+
+    Call it only where no other process writes these files. Raises InputError where that is impossible.
+    """
+    if note.is_file():
+        names = read_json(note)
+        _restore(
+            {note.with_name(name): note.with_name(copy) if copy else None for name, copy in names.items()}
+        )
+        note.unlink()
+
+
+def standing(path, note):
+    """Return where to read the file `path` as it was before it was half replaced: in most cases `path` itself."""
+    copy = read_json(note).get(path.name, path.name) if note.is_file() else path.name
+    if copy is None:
+        return _temporary(path)  # there was none, and there is none of this name
+    copy = path.with_name(copy)
+    return copy if copy.is_file() else path  # put back already
+
+
+def _restore(earlier):
+    """earlier: {path: its copy, or None where there was no file}."""
+    for path, copy in earlier.items():
+        try:
+            if copy is None:
+                path.unlink(missing_ok=True)
+            elif copy.is_file():  # else it is back already, by a `put_back` that was killed, too
+                os.replace(copy, path)
+        except OSError as error:
+            raise writing_error(error, path) from error
 
 
 def atomic_write_text(path, text):
@@ -106,11 +153,17 @@ def read_json(path):
     return value
 
 
-def _remove(tmp):
-    try:
-        tmp.unlink(missing_ok=True)
-    except OSError:
-        pass  # The error that brought us here is the one to tell.
+def _temporary(path):
+    """A hidden name beside `path` that ends like it; no other process has it, on any computer."""
+    return path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
+
+
+def _remove(*paths):
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError:
+            pass  # The error that brought us here is the one to tell.
 
 
 def _is_about_writing(error, path, tmp):

@@ -3,13 +3,14 @@
 import csv
 import io
 import warnings
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from weakseg_lib.data.files import atomic_path
-from weakseg_lib.data.proposed import looked_at
-from weakseg_lib.data.stacks import read_labels, write_tiff
+from weakseg_lib.data.files import atomic_paths, atomic_write_text, put_back, standing
+from weakseg_lib.data.proposed import digest, looked_at, weak_paths
+from weakseg_lib.data.stacks import MAX_LABEL, frame_name, read_labels, write_tiff
 from weakseg_lib.errors import InputError
 
 BOX_COLUMNS = ("z0", "y0", "x0", "z1", "y1", "x1")
@@ -26,6 +27,11 @@ class WeakAnnotation:
     classes: np.ndarray  # (n,) int64, 1 = cell
     has_mask: np.ndarray  # (n,) bool
     masks: np.ndarray | None  # (D, H, W) int32, the masked instances only; None where no instance has a mask
+    more: dict[int, dict[str, str]] = field(default_factory=dict)  # id -> {further column of the table: text}
+
+
+class ChangedOnDisk(InputError):
+    """Files are no longer those that were to be replaced."""
 
 
 def write_weak(sequence, t, annotation, voxel_size, masks_changed=True):
@@ -35,9 +41,41 @@ def write_weak(sequence, t, annotation, voxel_size, masks_changed=True):
     the file has these masks already. What was a proposal (`data.proposed`) is none any longer: who saves has looked.
     Raises InputError where it cannot be written; the earlier annotation is then whole.
     """
-    paths = sequence.weak_boxes_path(t), sequence.weak_masks_path(t)
-    write_weak_files(*paths, annotation, voxel_size, masks_changed)
+    with replacing_weak(sequence, t, annotation, voxel_size, masks_changed):
+        pass
     looked_at(sequence, t)
+
+
+@contextmanager
+def replacing_weak(sequence, t, annotation, voxel_size, masks_changed=True, replaces=None):
+    """Write the files of frame `t` whole, give their digest, and put both in their places when the block ends well.
+
+    annotation, voxel_size, masks_changed: as in `write_weak`. replaces: the digest (`data.proposed`) of the files that
+    these may replace, None for any. Raises ChangedOnDisk where others are there now, and InputError as `write_weak`.
+    """
+    boxes, masks = weak_paths(sequence, t)
+    removed = [masks] if annotation.masks is None else []
+    written = [boxes] if removed or not masks_changed else [masks, boxes]
+    with atomic_paths(*written, remove=removed, note=_note(sequence, t)) as new:
+        atomic_write_text(new[-1], _table(annotation))
+        if masks in written:
+            write_tiff(new[0], annotation.masks, voxel_size)
+        if replaces not in (None, digest(boxes, masks)):
+            raise ChangedOnDisk(
+                boxes, "was changed by another program meanwhile", "look at what is there now"
+            )
+        yield digest(new[-1], None if removed else new[0] if masks in written else masks)
+
+
+def put_back_weak(sequence, t):
+    """Undo what was half replaced in frame `t` when a process was killed, and remove what it left.
+
+    For who holds the frame's lock (`data.lock`). Raises InputError where that is impossible.
+    """
+    put_back(_note(sequence, t))
+    for path in weak_paths(sequence, t):
+        for half in path.parent.glob(f".*{path.stem}.*.tmp{path.suffix}"):
+            half.unlink(missing_ok=True)
 
 
 def read_weak(sequence, t, shape):
@@ -47,52 +85,82 @@ def read_weak(sequence, t, shape):
     a missing file, a wrong header or value, a box outside the stack or without volume, a repeated id, and
     a mask file that is missing, of another shape, or at odds with the table.
     """
-    path = sequence.weak_boxes_path(t)
+    while True:  # once, unless it is saved meanwhile: then one file may be older than the other
+        before, problem = _state(sequence, t), None
+        try:
+            annotation = _read(sequence, t, shape)
+        except InputError as error:
+            problem = error
+        if _state(sequence, t) != before:
+            continue
+        if problem:
+            raise problem
+        return annotation
+
+
+def write_weak_files(boxes_path, masks_path, annotation, voxel_size):
+    """Write a weak annotation to a table and a TIFF of any path; else like `write_weak`, but one after the other."""
+    if annotation.masks is None:
+        masks_path.unlink(missing_ok=True)
+    else:
+        write_tiff(masks_path, annotation.masks, voxel_size)
+    atomic_write_text(boxes_path, _table(annotation))
+
+
+def _note(sequence, t):
+    """The file that is there while the two files of a frame are replaced, see `atomic_paths`."""
+    return sequence.weak_path / f".replacing{frame_name(t, sequence.digits)}.json"
+
+
+def _state(sequence, t):
+    """Changes whenever the files of a frame are replaced."""
+    state = []
+    for path in (*weak_paths(sequence, t), _note(sequence, t)):
+        try:
+            about = path.stat()
+            state.append((about.st_ino, about.st_mtime_ns, about.st_size))
+        except OSError:
+            state.append(None)
+    return state
+
+
+def _read(sequence, t, shape):
+    path, masks_path = (standing(path, _note(sequence, t)) for path in weak_paths(sequence, t))
     if not path.is_file():
         fix = f"run `weakseg annotate {sequence.path}`, or draw boxes and masks"
-        raise InputError(path, "no weak annotation of this frame", fix)
-    rows = _read_rows(path, shape)
+        raise InputError(sequence.weak_boxes_path(t), "no weak annotation of this frame", fix)
+    rows, more = _read_rows(path, shape)
     ids = np.array([row[0] for row in rows], dtype=np.int64)
     boxes = np.array([row[1] for row in rows], dtype=np.float32).reshape(-1, 6)
     classes = np.array([row[2] for row in rows], dtype=np.int64)
     has_mask = np.array([row[3] for row in rows], dtype=bool)
-    masks = _read_masks(sequence.weak_masks_path(t), ids, has_mask, shape)
+    masks = _read_masks(masks_path, ids, has_mask, shape)
     if masks is not None:
-        _check_inside(sequence.weak_masks_path(t), masks, ids[has_mask], boxes[has_mask])
-    return WeakAnnotation(ids, boxes, classes, has_mask, masks)
-
-
-def write_weak_files(boxes_path, masks_path, annotation, voxel_size, masks_changed=True):
-    """Write a weak annotation to a table and a TIFF of any path; else like `write_weak`."""
-    # Both files are complete before either takes its place, the masks first: the table never promises a
-    # mask that is not there.
-    with atomic_path(boxes_path) as tmp:
-        tmp.write_text(_table(annotation), encoding="utf-8", newline="")
-        if annotation.masks is not None and masks_changed:
-            write_tiff(masks_path, annotation.masks, voxel_size)
-    if annotation.masks is None:
-        masks_path.unlink(missing_ok=True)
+        _check_inside(masks_path, masks, ids[has_mask], boxes[has_mask])
+    return WeakAnnotation(ids, boxes, classes, has_mask, masks, more)
 
 
 def _table(annotation):
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    further = list(dict.fromkeys(name for values in annotation.more.values() for name in values))
+    writer.writerow([*COLUMNS, *further])
     for row in zip(annotation.ids, annotation.boxes, annotation.classes, annotation.has_mask, strict=True):
         id_, box, class_, has_mask = row
         edges = [int(edge) if edge.is_integer() else str(edge) for edge in box.astype(np.float32)]
-        writer.writerow([int(id_), *edges, int(class_), int(has_mask)])
+        notes = [annotation.more.get(int(id_), {}).get(name, "") for name in further]
+        writer.writerow([int(id_), *edges, int(class_), int(has_mask), *notes])
     return text.getvalue()
 
 
 def _read_rows(path, shape):
-    """Return (id, box, class, has_mask) of every line of a table, checked."""
+    """Return (id, box, class, has_mask) of every line of a table, checked, and {id: {further column: text}}."""
     try:
         # utf-8-sig: spreadsheets put a byte-order mark before the header
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(path, f"cannot be read ({error})", "save it as CSV text") from error
-    header = [name.strip() for name in lines[0].split(",")] if lines else []
+    header = [name.strip() for line in csv.reader(lines[:1]) for name in line]
     missing = [name for name in COLUMNS if name not in header]
     if missing:
         problem, fix = f"the header lacks {', '.join(missing)}", f"its first line must be {','.join(COLUMNS)}"
@@ -102,17 +170,20 @@ def _read_rows(path, shape):
                 "replace its column score by has_mask, 0 or 1",
             )
         raise InputError(path, problem, fix)
-    rows, seen = [], {}
+    further = [name for name in header if name and name not in COLUMNS]
+    rows, seen, more = [], {}, {}
     for number, values in enumerate(csv.reader(lines[1:]), start=2):
         if not any(value.strip() for value in values):
             continue
-        row = _read_row(path, number, dict(zip(header, values, strict=False)), shape)
+        values = dict(zip(header, values, strict=False))
+        row = _read_row(path, number, values, shape)
         if row[0] in seen:
             fix = "give every instance an id of its own"
             raise InputError(path, f"line {number}: id {row[0]} is on line {seen[row[0]]} already", fix)
         seen[row[0]] = number
         rows.append(row)
-    return rows
+        more[row[0]] = {name: values.get(name, "") for name in further}
+    return rows, more if further else {}
 
 
 def _read_row(path, number, values, shape):
@@ -125,9 +196,9 @@ def _read_row(path, number, values, shape):
     except (KeyError, ValueError) as error:
         problem = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise wrong(problem, f"write numbers for {','.join(COLUMNS)}") from error
-    if id_ < 1:
-        raise wrong(f"id is {id_}", "ids are 1, 2, ...")
-    if class_ < 1:
+    if not 1 <= id_ <= MAX_LABEL:
+        raise wrong(f"id is {id_}", f"ids are 1, 2, ..., at most {MAX_LABEL}")
+    if not 1 <= class_ <= MAX_LABEL:
         raise wrong(f"class is {class_}", "1 is a cell; background needs no box")
     if has_mask not in (0, 1):
         raise wrong(f"has_mask is {has_mask}", "write 1 for an instance in the mask file, else 0")
@@ -188,4 +259,4 @@ def _check_inside(path, masks, ids, boxes):
         if 2 * outside > sizes[id_]:
             raise InputError(path, problem, "correct the box (order z, y, x, half-open), or the mask's id")
         if outside:
-            warnings.warn(f"{path}: {problem} and are left out", stacklevel=4)
+            warnings.warn(f"{path}: {problem} and are not used", stacklevel=5)
