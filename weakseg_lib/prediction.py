@@ -206,7 +206,9 @@ def check_scale(stack: Stack, working):
     ratio = np.array(stack.voxel_size) / working
     if ratio.prod() > MUCH_FINER:
         learnt = " x ".join(f"{v:.3g}" for v in working)
-        text = f"{stack.path}: becomes {ratio.prod():.0f} times as many voxels, of {learnt} um, as were learnt"
+        text = (
+            f"{stack.path}: becomes {ratio.prod():.0f} times as many voxels, of {learnt} um, as were learnt"
+        )
         warnings.warn(f"{text}; cells of another size than it learnt are missed", stacklevel=3)
     if ratio.max() > 8 or ratio.min() < 1 / 50:
         own, trained = (" x ".join(f"{v:.3g}" for v in sizes) for sizes in (stack.voxel_size, working))

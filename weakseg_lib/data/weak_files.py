@@ -127,7 +127,8 @@ def _state(sequence, t):
 def _read(sequence, t, shape):
     path, masks_path = (standing(path, _note(sequence, t)) for path in weak_paths(sequence, t))
     if not path.is_file():
-        fix = f"run `weakseg annotate {sequence.path}`, or draw boxes and masks"
+        way = "annotate" if sequence.has_labels(t) else "propose"
+        fix = f"run `weakseg {way} {sequence.path}`" + " and correct the boxes" * (way == "propose")
         raise InputError(sequence.weak_boxes_path(t), "no weak annotation of this frame", fix)
     rows, more = _read_rows(path, shape)
     ids = np.array([row[0] for row in rows], dtype=np.int64)
