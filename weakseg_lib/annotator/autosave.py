@@ -41,7 +41,7 @@ class Autosave:
             self.lock.release()
             raise
         self._written = (0, -1 if is_new else 0)  # versions of the document and of its masks
-        self._time_written = dict(self.clock.seconds)
+        self._time_written = self.clock.to_keep()
         self._tell, self._told = tell, None
         self._saving, self._wake, self._stop = threading.Lock(), threading.Event(), threading.Event()
         if not self.read_only:
@@ -107,11 +107,11 @@ class Autosave:
             self._written = version, masks
         elif not self.lock.held:
             self.lock.take()
-        seconds = {work: round(s, 1) for work, s in self.clock.seconds.items()}
+        time = self.clock.to_keep()
         # Looking alone leaves no file behind.
-        if seconds != self._time_written and (version or self.time_path.is_file()):
-            write_json(self.time_path, seconds)
-            self._time_written = seconds
+        if time != self._time_written and (version or self.time_path.is_file()):
+            write_json(self.time_path, time)
+            self._time_written = time
 
     def _say(self, state, why=""):
         if (state, why) != self._told:

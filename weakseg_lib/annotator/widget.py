@@ -136,7 +136,8 @@ class Annotator(anywidget.AnyWidget):
         except InputError as error:
             problem = str(error)
         if self.document.version != before:
-            self._files.clock.tick(time.monotonic(), work)
+            id_ = message["how"].get("id_", selected)
+            self._files.clock.tick(time.monotonic(), work, id_)
             self._files.changed()
         self._send_state(selected, problem, self.document.mask_version != masks, message)
 
@@ -152,7 +153,7 @@ class Annotator(anywidget.AnyWidget):
                 "redo": document.can_redo,
                 "read_only": self.read_only,
                 "editor": self._editor,
-                "counts": self._files.clock.report(len(document.instances), document.mask_count),
+                "counts": self._files.clock.report(document.instances),
                 "selected": selected,
                 "problem": problem,
                 "new_masks": new_masks,
