@@ -1,7 +1,10 @@
 """What the annotator answers to its page, without a browser."""
 
+import gc
 import subprocess
 import sys
+import time
+import weakref
 
 import numpy as np
 import pytest
@@ -107,8 +110,41 @@ def test_a_cell_that_is_run_again_takes_over(open_):
     edit(first, "add_rectangle", **BOX)
     second = open_()
     assert "another cell" in first.read_only and not second.read_only
-    assert second.document.instances == first.document.instances
     assert len(edit(first, "add_rectangle", **BOX)["instances"]) == 1
+    third = open_()
+    edit(third, "add_rectangle", **BOX)
+    for earlier in (first, second):  # they show what the latest has
+        assert earlier.document is third.document and "2 boxes" in repr(earlier) and earlier.read_only
+        assert tell(earlier, "slice", axis=0, index=3)[1] == tell(third, "slice", axis=0, index=3)[1]
+        earlier.close()
+    assert not third.read_only
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_cell_that_is_run_again_frees_the_memory(open_, read_only):
+    """Notebooks keep every widget and every output for ever."""
+    first = open_(read_only=read_only)
+    image, document = (weakref.ref(thing) for thing in (first._image, first.document))
+    open_(read_only=read_only)
+    first._repr_mimebundle_()
+    end = time.monotonic() + 20  # the thread that saved may still be at its end
+    while (image() or document()) and time.monotonic() < end:
+        gc.collect()
+    assert image() is None and document() is None
+
+
+def test_an_annotator_that_cannot_be_opened_takes_nothing_from_the_earlier(open_, refused):
+    first = open_()
+    edit(first, "add_rectangle", **BOX)
+    first._files.save()
+    path = open_.sequence.weak_boxes_path(0)
+    text = path.read_text()
+    path.write_text("id,z0\n1,2\n")
+    with refused(path, "header lacks"):
+        open_()
+    assert len(first.document.instances) == 1 and tell(first, "slice", axis=0, index=3)[1].nbytes
+    path.write_text(text)
+    assert len(open_().document.instances) == 1
 
 
 def test_read_only_changes_nothing(open_):

@@ -26,7 +26,8 @@ SCRIPTS = ("planes.js", "page.js", "pointer.js", "keys.js", "annotator.js")
 # What the page may do to the document, and what the time for it is spent on.
 EDITS = {"add_rectangle": "boxes", "set_box": "boxes", "delete": "boxes", "paint": "masks", "fill": "masks"}
 EDITS |= {"undo": None, "redo": None}
-_OPEN = WeakValueDictionary()  # of this process: folder and frame -> Annotator
+TAKEN_OVER = "opened again in another cell of this notebook"
+_OPEN = WeakValueDictionary()  # of this process: folder, frame, to look only -> Annotator
 
 
 class Annotator(anywidget.AnyWidget):
@@ -50,16 +51,17 @@ class Annotator(anywidget.AnyWidget):
         sequence = sequence if isinstance(sequence, Sequence) else Sequence(sequence)
         stack = sequence.read(t, voxel_size=voxel_size)
         self._image, low, high = _grey(stack.image)
-        self._status, self._editor = {"state": "saved", "why": ""}, None
-        key = sequence.weak_path.resolve(), t
+        self._status, self._editor, self._later = {"state": "saved", "why": ""}, None, None
+        key = sequence.weak_path.resolve(), t, read_only
         earlier = _OPEN.get(key)
-        if earlier and not read_only and not earlier._hand_over():
+        if earlier and not earlier._files.close(TAKEN_OVER):
             raise InputError(
                 sequence.weak_path, "is not saved yet by the annotator above", "make that possible first"
             )
         self._files = Autosave(sequence, t, stack, proposals, self._tell, read_only)
-        if not self._files.read_only:
-            _OPEN[key] = self
+        _OPEN[key] = self
+        if earlier:
+            earlier._hand_over(self)
         super().__init__()  # only now: what cannot be opened leaves no widget behind
         self.info = {
             "title": f"{sequence.path.parent.name}/{sequence.name}, frame {frame_name(t, sequence.digits)}",
@@ -78,28 +80,32 @@ class Annotator(anywidget.AnyWidget):
         # Pages without a kernel (a saved HTML, a code host) can't show a widget and take the picture instead.
         data, *about = super()._repr_mimebundle_(**kwargs)
         file, voxel_size = io.BytesIO(), self.info["voxel_size"]
-        figure = show_annotation(self._image, voxel_size, self.document.annotation())
+        figure = show_annotation(self._last()._image, voxel_size, self.document.annotation())
         figure.savefig(file, format="jpeg", pil_kwargs=JPEG)
         return data | {"image/jpeg": b64encode(file.getvalue()).decode()}, *about
 
     @property
     def document(self):
-        return self._files.document
+        return self._last()._files.document
 
     @property
     def read_only(self):
-        return self._files.read_only
+        return TAKEN_OVER if self._later else self._files.read_only
 
     def close(self):
         """Save, let others annotate, and remove the widget."""
-        if self.comm is not None and not self._files.close():
+        if self.comm is not None and not self._later and not self._files.close():
             raise InputError(self._files.sequence.weak_path, self._status["why"], "the annotator stays open")
         super().close()
 
-    def _hand_over(self):
-        done = self._files.close("opened again in another cell of this notebook")
+    def _hand_over(self, later):
+        """Show what another annotator shows: notebooks keep every widget, and image and masks are large."""
+        self._later, self._image, self._files = later, None, None
         self._send_state()
-        return done
+
+    def _last(self):
+        """The annotator that has the image and the files: this one, or the one that took over from it."""
+        return self._later._last() if self._later else self
 
     def _tell(self, state, why):
         self._status = {"state": state, "why": why}
@@ -118,10 +124,10 @@ class Annotator(anywidget.AnyWidget):
         elif kind == "bye":
             self._editor = None if self._editor == view else self._editor
         elif kind == "active":
-            self._files.clock.tick(time.monotonic())
+            self._last()._files.clock.tick(time.monotonic())
             return
         elif kind == "save":
-            self._files.save()
+            self._last()._files.save()
         elif kind == "edit" and self._editor in (None, view) and not self.read_only:
             self._editor = view
             self._edit(message)
@@ -153,7 +159,7 @@ class Annotator(anywidget.AnyWidget):
                 "redo": document.can_redo,
                 "read_only": self.read_only,
                 "editor": self._editor,
-                "counts": self._files.clock.report(document.instances),
+                "counts": self._last()._files.clock.report(document.instances),
                 "selected": selected,
                 "problem": problem,
                 "new_masks": new_masks,
@@ -164,7 +170,8 @@ class Annotator(anywidget.AnyWidget):
         )
 
     def _send_slice(self, axis, index):
-        self.send({"type": "slice", "axis": axis, "index": index}, [_plane(self._image, axis, index).data])
+        image = self._last()._image
+        self.send({"type": "slice", "axis": axis, "index": index}, [_plane(image, axis, index).data])
 
     def _send_mask(self, axis, index):
         """The part of a slice that has masks: its corner and size, and the ids (int32)."""
