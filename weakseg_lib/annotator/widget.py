@@ -22,7 +22,7 @@ except ImportError as error:
     ) from error
 
 HERE = Path(__file__).parent
-SCRIPTS = ("planes.js", "page.js", "pointer.js", "keys.js", "annotator.js")
+SCRIPTS = ("slices.js", "planes.js", "page.js", "pointer.js", "keys.js", "annotator.js")
 # What the page may do to the document, and what the time for it is spent on.
 EDITS = {"add_rectangle": "boxes", "set_box": "boxes", "delete": "boxes", "paint": "masks", "fill": "masks"}
 EDITS |= {"undo": None, "redo": None}
@@ -50,8 +50,9 @@ class Annotator(anywidget.AnyWidget):
     def __init__(self, sequence, t=0, proposals=None, read_only=False, voxel_size=None):
         sequence = sequence if isinstance(sequence, Sequence) else Sequence(sequence)
         stack = sequence.read(t, voxel_size=voxel_size)
-        self._image, low, high = _grey(stack.image)
+        self._image, grey, low, high = _grey(stack.image)
         self._status, self._editor, self._later = {"state": "saved", "why": ""}, None, None
+        self._drawn = {}  # view and number of the edit that drew a box -> id, None where it was refused
         key = sequence.weak_path.resolve(), t, read_only
         earlier = _OPEN.get(key)
         if earlier and not earlier._files.close(TAKEN_OVER):
@@ -69,6 +70,7 @@ class Annotator(anywidget.AnyWidget):
             "voxel_size": list(stack.voxel_size),
             "window": [low, high],
             "most": int(self._image.max()),
+            "grey": grey,
         }
         self.on_msg(self._receive)
 
@@ -135,17 +137,27 @@ class Annotator(anywidget.AnyWidget):
         self._send_state(answer=message)
 
     def _edit(self, message):
-        work, selected, problem = EDITS[message["do"]], None, ""
+        work, how, selected, problem = EDITS[message["do"]], message["how"], None, ""
         before, masks = self.document.version, self.document.mask_version
         try:
-            selected = getattr(self.document, message["do"])(**message["how"])
+            if "id_" in how:
+                how = how | {"id_": self._id(how["id_"], message["view"])}
+            selected = getattr(self.document, message["do"])(**how)
         except InputError as error:
             problem = str(error)
+        if message["do"] == "add_rectangle":
+            self._drawn[message["view"], message.get("number")] = selected
         if self.document.version != before:
-            id_ = message["how"].get("id_", selected)
-            self._files.clock.tick(time.monotonic(), work, id_)
+            self._files.clock.tick(time.monotonic(), work, how.get("id_", selected))
             self._files.changed()
         self._send_state(selected, problem, self.document.mask_version != masks, message)
+
+    def _id(self, name, view):
+        """The id of a box. A page that has not heard of its new box yet calls it minus the number of the edit."""
+        id_ = name if name > 0 else self._drawn.get((view, -name))
+        if id_ is None:
+            raise InputError("box", "was not made", "draw it again, then paint in it")
+        return id_
 
     def _send_state(self, selected=None, problem="", new_masks=False, answer=None):
         """Tell the page what there is, and what came of its edit; `answer`: the message that asked for it."""
@@ -190,10 +202,19 @@ def _plane(volume, axis, index):
 
 
 def _grey(image):
-    """The image as uint8 or uint16, for a page has no other numbers, and the window to show it in at first."""
+    """The image as uint8 or uint16, for a page has no other numbers; offset and step, and the window to begin with.
+
+    The image's own value is offset + step * number (a dict of both). The window (low, high) is in numbers, int.
+    """
+    offset, step = 0.0, 1.0
     if image.dtype not in (np.uint8, np.uint16):
-        low, high = float(image.min()), float(image.max())
-        image = ((image.astype(np.float32) - low) * (65535 / (high - low))).astype(np.uint16)
+        offset, high = float(image.min()), float(image.max())
+        if image.dtype.kind == "f" or high - offset > 65535:
+            step = (high - offset) / 65535
+        numbers = np.empty(image.shape, np.uint16)
+        for z, plane in enumerate(image):  # not the whole stack at once, as 64 bits take much memory
+            numbers[z] = np.clip(np.rint((plane.astype(np.float64) - offset) / step), 0, 65535)
+        image = numbers
     few = image[:: 1 + len(image) // 16]
     low, high = (int(np.percentile(few, share)) for share in (1, 99.8))
-    return image, low, max(high, low + 1)
+    return image, {"offset": offset, "step": step}, low, max(high, low + 1)
