@@ -128,8 +128,8 @@ class Annotator(anywidget.AnyWidget):
         elif kind == "active":
             self._last()._files.clock.tick(time.monotonic())
             return
-        elif kind == "save":
-            self._last()._files.save()
+        elif kind == "save" and not self._later:
+            self._files.save()
         elif kind == "edit" and self._editor in (None, view) and not self.read_only:
             self._editor = view
             self._edit(message)
