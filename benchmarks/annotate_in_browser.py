@@ -22,6 +22,7 @@ import numpy as np
 from common import RESULTS, provenance, weakseg
 from hand import SHAKE, Hand
 
+from weakseg_lib.annotator.clock import Clock
 from weakseg_lib.data.annotation import boxes_of_labels
 from weakseg_lib.data.files import atomic_write_text, read_json, write_json
 from weakseg_lib.data.simulate.dataset import write_dataset
@@ -72,6 +73,7 @@ def annotate(sequence, masks, seed, out):
     weak = read_weak(sequence, 0, stack.image.shape)
     order = np.searchsorted(weak.ids, drawn)
     of_boxes = np.diag(box_iou(weak.boxes[order], true))
+    clock = Clock(read_json(sequence.weak_path / "time000.json"))
     of_masks = [iou(weak.masks == drawn[cell], stack.labels == ids[cell]) for cell in chosen]
     return {
         "cells": len(ids),
@@ -80,7 +82,7 @@ def annotate(sequence, masks, seed, out):
         "box_iou": round(of_boxes.mean().item(), 3),
         "lowest_box_iou": round(of_boxes.min().item(), 3),
         "mask_iou": np.round(of_masks, 3).tolist(),
-        "minutes_counted": round(sum(read_json(sequence.weak_path / "time000.json").values()) / 60, 2),
+        "minutes_counted": round(sum(clock.seconds.values()) / 60, 2),
         "minutes_of_the_script": round(seconds / 60, 2),
         "annotator_says": counted,
         "slips": hand.slips,  # a drag that did something else than draw a box

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from weakseg_lib.annotator.autosave import Autosave
-from weakseg_lib.annotator.clock import Clock
 from weakseg_lib.data.lock import Lock
 from weakseg_lib.data.proposed import proposed_frames
 from weakseg_lib.data.stacks import Sequence, write_tiff
@@ -344,13 +343,3 @@ def test_only_time_that_is_worked_counts_and_goes_on_after_reopening(open_, sequ
     draw(files)
     files.close()
     assert open_().clock.seconds == {"boxes": 10, "masks": 40, "looking": 5}
-
-
-def test_the_report_sets_the_time_beside_the_papers():
-    line = Clock({"boxes": 60.0, "masks": 240.0}).report(boxes=6, masks=2)
-    assert line.startswith("6 boxes, 2 masks, 5.0 min")
-    assert "12.0 times a box (120 s : 10 s)" in line
-    assert line.endswith(
-        "as the paper counts (a mask takes 30 times a box): 11.4 min"
-    )  # (6 + 2 * 30) * 10.4 s
-    assert Clock().report(boxes=1, masks=0).count("times a box") == 1  # the paper's

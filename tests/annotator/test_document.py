@@ -82,9 +82,33 @@ def test_a_dot_of_no_size_paints_the_voxel_that_is_clicked(document):
 
 
 def test_a_line_has_no_gaps():
-    near, corner = stroke(np.array([[0.5, 0.5], [30.5, 11.5]]), 0.0, np.ones(2))
+    line, ends = np.array([[0.5, 0.5], [30.5, 11.5]]), np.array([[0, 0], [99, 99]])
+    near, corner = stroke(line, 0.0, np.ones(2), *ends)
     rows, columns = np.nonzero(near)
     assert corner == [0, 0] and set(rows) == set(range(31)) and set(columns) == set(range(12))
+
+
+@pytest.mark.parametrize("end", [(90.5, 300.5), (400.5, 20.5), (-1e5, 31.5), (22, 1e15)])
+def test_a_stroke_that_leaves_the_box_paints_what_was_drawn_alone(document, end):
+    id_ = document.add_box(BOX)
+    begin, end = np.array([20.5, 22.5]), np.array(end)
+    document.paint(id_, 0, 6, [begin, end], 1.0)
+    way = (end - begin) / np.hypot(*end - begin)
+    pixels = np.stack(np.mgrid[:48, :48], -1) + 0.5 - begin
+    along, away = pixels @ way, np.abs(pixels @ [-way[1], way[0]])
+    inside = np.zeros((48, 48), bool)
+    inside[10:30, 10:34] = True
+    painted = document.masks[6] == id_
+    near = inside & (along > -4) & (away < 3)  # a pixel less than 1 um away at least, a pixel more at most
+    assert painted[near & (along > 0)].all() and not painted[~(inside & (along > -5.5) & (away < 5))].any()
+
+
+def test_a_stroke_that_passes_beside_the_box_is_refused(document, refused):
+    id_ = document.add_box(BOX)
+    with refused(f"box {id_}", "outside"):
+        document.paint(id_, 0, 6, [[0, -200], [0, 200]], 1.0)
+    with refused(f"box {id_}", "outside"):  # round its corner
+        document.paint(id_, 0, 6, [[0, 18], [18, 0]], 0.25)
 
 
 def test_painting_outside_the_box_is_refused(document, refused):

@@ -1,7 +1,10 @@
 """What the annotator answers to its page, without a browser."""
 
+import gc
 import subprocess
 import sys
+import time
+import weakref
 
 import numpy as np
 import pytest
@@ -86,6 +89,29 @@ def test_the_answer_to_an_edit_says_which_one_it_is(open_):
     assert (refused["view"], refused["number"]) == ("b", 1) and len(refused["instances"]) == 1
 
 
+def test_a_box_that_the_page_has_not_heard_of_is_called_by_its_edit(open_):
+    """Drawn and painted in while the kernel was busy: both edits arrive at once."""
+    widget = open_()
+    edit(widget, "add_rectangle", axis=0, index=2, low=[0, 0], high=[9, 9])
+    tell(widget, "edit", do="add_rectangle", how=BOX, number=7)
+    stroke = {"axis": 0, "index": 6, "points": [[20, 20]], "radius": 1.0}
+    state = tell(widget, "edit", do="paint", how={"id_": -7, **stroke}, number=8)[0]
+    assert not state["problem"] and widget.document.instances[2].voxels > 0
+    assert not widget.document.instances[1].voxels
+    # One that was refused, one of another window, and one that was never drawn.
+    tell(
+        widget,
+        "edit",
+        do="add_rectangle",
+        how=BOX | {"index": 2, "low": [99, 99], "high": [100, 100]},
+        number=9,
+    )
+    for name in (-9, -99):
+        assert "was not made" in edit(widget, "paint", id_=name, **stroke)["problem"]
+    tell(widget, "take", "b")
+    assert "was not made" in edit(widget, "paint", "b", id_=-7, **stroke)["problem"]
+
+
 def test_one_window_edits_at_a_time(open_):
     widget = open_()
     assert tell(widget, "hello", "a")[0]["editor"] == "a" == tell(widget, "hello", "b")[0]["editor"]
@@ -107,8 +133,41 @@ def test_a_cell_that_is_run_again_takes_over(open_):
     edit(first, "add_rectangle", **BOX)
     second = open_()
     assert "another cell" in first.read_only and not second.read_only
-    assert second.document.instances == first.document.instances
     assert len(edit(first, "add_rectangle", **BOX)["instances"]) == 1
+    third = open_()
+    edit(third, "add_rectangle", **BOX)
+    for earlier in (first, second):  # they show what the latest has
+        assert earlier.document is third.document and "2 boxes" in repr(earlier) and earlier.read_only
+        assert tell(earlier, "slice", axis=0, index=3)[1] == tell(third, "slice", axis=0, index=3)[1]
+        earlier.close()
+    assert not third.read_only
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_cell_that_is_run_again_frees_the_memory(open_, read_only):
+    """Notebooks keep every widget and every output for ever."""
+    first = open_(read_only=read_only)
+    image, document = (weakref.ref(thing) for thing in (first._image, first.document))
+    open_(read_only=read_only)
+    first._repr_mimebundle_()
+    end = time.monotonic() + 20  # the thread that saved may still be at its end
+    while (image() or document()) and time.monotonic() < end:
+        gc.collect()
+    assert image() is None and document() is None
+
+
+def test_an_annotator_that_cannot_be_opened_takes_nothing_from_the_earlier(open_, refused):
+    first = open_()
+    edit(first, "add_rectangle", **BOX)
+    first._files.save()
+    path = open_.sequence.weak_boxes_path(0)
+    text = path.read_text()
+    path.write_text("id,z0\n1,2\n")
+    with refused(path, "header lacks"):
+        open_()
+    assert len(first.document.instances) == 1 and tell(first, "slice", axis=0, index=3)[1].nbytes
+    path.write_text(text)
+    assert len(open_().document.instances) == 1
 
 
 def test_read_only_changes_nothing(open_):
@@ -135,6 +194,28 @@ def test_grey_values_of_any_type_can_be_shown(open_, cells, tmp_path, dtype):
     low, high = widget.info["window"]
     assert 0 <= low < high <= widget.info["most"]
     assert np.corrcoef(shown, image[3].ravel())[0, 1] > 0.999
+
+
+@pytest.mark.parametrize(
+    "low, high, dtype, within",
+    [
+        (3, 250, np.uint8, 0),
+        (700, 60_000, np.uint16, 0),
+        (-900, 3_000, np.int16, 0),
+        (16_777_216, 16_777_239, np.int32, 0),  # whole numbers that 32-bit floats no longer tell apart
+        (0, 2_000_000_000, np.uint32, 2_000_000_000 / 65535),
+        (0.0, 1.0, np.float32, 1 / 65535),
+        (1e-7, 3e-7, np.float64, 2e-7 / 65535),
+    ],
+)
+def test_the_grey_value_that_is_shown_is_the_images(low, high, dtype, within):
+    from weakseg_lib.annotator.widget import _grey
+
+    image = np.linspace(low, high, 4 * 8 * 8).astype(dtype).reshape(4, 8, 8)
+    numbers, grey, *window = _grey(image)
+    assert numbers.dtype in (np.uint8, np.uint16) and 0 <= window[0] < window[1] <= 65535
+    shown = grey["offset"] + grey["step"] * numbers.astype(float)  # as showReadout in page.js does
+    assert np.abs(shown - image.astype(float)).max() <= within
 
 
 def test_what_cannot_be_annotated_is_said_in_one_line(open_, refused, tmp_path):

@@ -1,8 +1,8 @@
-// The annotator: what it knows, what it asks of Python, and what mouse and keys can do. widget.py puts planes.js,
-// page.js, pointer.js and keys.js before this file. Slices and masks come from Python, and every edit is made there.
+// The annotator: what it knows, what it asks of Python, and what mouse and keys can do. Slices and masks come from
+// Python, and every edit is made there. widget.py puts the other files before this one.
 
-const KEPT = 60; // slices
 const SILENCE = 5000; // ms without an answer until the page says so
+const SELECT_FIRST = "Select a box first: click it, or choose it in the list.";
 // The same after a reload, so that whoever was editing still is.
 const session = (() => {
   try {
@@ -11,10 +11,11 @@ const session = (() => {
     return String(Math.random());
   }
 })();
+let edits = Date.now(); // number of the last; those of all views, before a reload and after it, are different
 
 function render({ model, el }) {
   const info = model.get("info");
-  const { shape, voxel_size: voxel, window: first, most } = info;
+  const { shape, voxel_size: voxel, window: first, most, grey } = info;
   const size = shape.map((n, a) => n * voxel[a]); // um
   const view = {
     at: shape.map((n) => n >> 1),
@@ -23,17 +24,19 @@ function render({ model, el }) {
     low: first[0],
     high: first[1],
     tool: "box",
+    wanted: "box", // the tool, once nothing is locked
     radius: 3 * voxel[2], // um
     active: null, // the plane that keys act on
-    selected: null,
-    boxes: new Map(), // id -> {box, voxels}
-    pending: [], // what Python has not made yet: {number, box} or {number, key, stroke, radius, erase, id}
+    selected: null, // id of a box
+    boxes: new Map(), // id -> {box, voxels}; a box that Python has not made yet goes by minus the number of its edit
+    pending: [], // edits that Python has not made yet: {number, box, id or before} or {number, key, stroke, ...}
     locked: "", // why nothing can be changed
-    drag: null,
+    drag: null, // what the pressed button does: see `start` in pointer.js
     shape,
     voxel,
-    slices: new Map(), // "axis/index" -> grey values, the latest last
-    masks: new Map(), // "axis/index" -> what `outline` makes
+    grey, // the image's value is offset + step * the value in a slice
+    slices: new Kept("slice", (message) => model.send(message)), // grey values
+    masks: new Kept("mask", (message) => model.send(message)), // what `outline` makes
     planes: [],
   };
   const { slices, masks, planes } = view;
@@ -48,75 +51,68 @@ function render({ model, el }) {
   // ---- talking to Python -----------------------------------------------------------------------------------
 
   const send = (type, rest = {}) => model.send({ type, view: session, ...rest });
-  const asked = new Set(); // "slice/axis" of requests under way
   let silence = null;
-  let [edits, answered] = [0, 0]; // numbers of the last edit that was asked for, and of the last that was made
+  let answered = 0; // number of the last edit that Python has made
+  let made = new Map(); // the boxes as Python has them
 
   /** Ask Python for an edit. shown: how to draw it until the answer is here. */
   function edit(what, how = {}, shown = null) {
     if (view.locked) return page.say(view.locked);
     edits += 1;
     if (shown) view.pending.push({ number: edits, ...shown });
+    layBoxes();
     send("edit", { do: what, how, number: edits });
     silence ??= setTimeout(
       () => page.showSaved("not saved", "Python does not answer: its kernel is busy or has stopped"), SILENCE);
   }
 
-  function onSelected(what, how = {}, shown = null) {
-    if (view.selected === null) return page.say("Select a box first: click it, or choose it in the list.");
-    edit(what, { id_: view.selected, ...how }, shown);
+  function onSelected(what) {
+    view.selected === null ? page.say(SELECT_FIRST) : edit(what, { id_: view.selected });
   }
 
-  /** Draw a box in a plane, and cut it in its middle in the two others, where it can then be adjusted. */
-  function addRectangle(plane, box) {
+  /** Boxes as Python has them, and over them what is still to be made. */
+  function layBoxes() {
+    view.boxes = new Map(made);
+    for (const { number, box, id = -number } of view.pending)
+      if (box && (id < 0 || made.has(id))) view.boxes.set(id, { ...made.get(id), box });
+    redraw();
+  }
+
+  /** Add a box drawn in a slice, and cut it in its middle in the other planes, where it can then be adjusted. */
+  function addRectangle(plane, index, box) {
+    if (view.locked) return page.say(view.locked);
     const corner = (side) => [0, 1, 2].filter((a) => a !== plane.axis).map((a) => box[a + side]);
-    edit("add_rectangle", { axis: plane.axis, index: view.at[plane.axis], low: corner(0), high: corner(3) }, { box });
+    const before = view.selected;
+    edit("add_rectangle", { axis: plane.axis, index, low: corner(0), high: corner(3) }, { box, before });
+    select(-edits);
     for (const a of [plane.right, plane.down]) moveTo(a, Math.floor((box[a] + box[a + 3]) / 2));
   }
 
-  function setBox(box) {
-    view.boxes.get(view.selected).box = box; // until Python says what became of it
-    onSelected("set_box", { box });
+  function setBox(id, box) {
+    if (id < 0) return page.say("Python has not made this box yet: its kernel is busy.");
+    edit("set_box", { id_: id, box }, { id, box });
   }
 
-  /** points: of the stroke in a plane, [down, right] in voxels. */
-  function paint(plane, points, erase) {
-    const { radius, selected } = view;
-    const inOrder = plane.down < plane.right ? points : points.map(([down, right]) => [right, down]);
-    onSelected("paint", { axis: plane.axis, index: view.at[plane.axis], points: inOrder, radius, erase },
-      { key: plane.key, stroke: points, radius, erase, id: selected });
-  }
-
-  /** Ask for what a plane shows and then for its neighbours: one at a time, so that the latest wish comes soon. */
-  function ask(kind, plane) {
-    const { axis } = plane;
-    const known = kind === "slice" ? slices : masks;
-    const index = [0, 1, -1, 2, -2].map((by) => view.at[axis] + by)
-      .find((i) => i >= 0 && i < shape[axis] && !known.has(`${axis}/${i}`));
-    if (index === undefined || asked.has(`${kind}/${axis}`)) return;
-    asked.add(`${kind}/${axis}`);
-    model.send({ type: kind, axis, index });
-  }
-
-  function keep(cache, name, value) {
-    cache.delete(name);
-    cache.set(name, value);
-    if (cache.size > KEPT * 3) cache.delete(cache.keys().next().value);
+  /** stroke: points in a slice, [down, right] in voxels. The rest: what it belongs to, see `hand` in planes.js. */
+  function paint({ plane, index, key, id, stroke, radius, erase }) {
+    if (id === null) return page.say(SELECT_FIRST);
+    const points = plane.down < plane.right ? stroke : stroke.map(([down, right]) => [right, down]);
+    edit("paint", { id_: id, axis: plane.axis, index, points, radius, erase }, { key, stroke, radius, erase, id });
   }
 
   function receive(message, buffers) {
     const { type, axis, index } = message;
     if (type === "status") return page.showSaved(message.state, message.why);
     if (type === "state") return takeState(message);
-    asked.delete(`${type}/${axis}`);
     const plane = planes.find((p) => p.axis === axis);
     const bytes = buffers[0]; // a DataView; its start need not be a multiple of two or four
     const own = bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength);
     if (type === "slice") {
       const wide = own.byteLength > shape[plane.down] * shape[plane.right];
-      keep(slices, `${axis}/${index}`, wide ? new Uint16Array(own) : new Uint8Array(own));
+      slices.put(axis, index, wide ? new Uint16Array(own) : new Uint8Array(own), own.byteLength);
     } else {
-      keep(masks, `${axis}/${index}`, outline(message.corner, message.size, new Int32Array(own)));
+      const mask = outline(message.corner, message.size, new Int32Array(own));
+      masks.put(axis, index, mask, mask.bytes);
       view.pending = view.pending.filter(({ number, key }) => number > answered || key !== `${axis}/${index}`);
     }
     redraw();
@@ -125,18 +121,23 @@ function render({ model, el }) {
   function takeState(state) {
     clearTimeout(silence);
     silence = null;
-    if (state.view === session) answered = Math.max(answered, state.number);
+    if (state.view === session && state.number) {
+      // A box that was drawn has its id now. Where it was refused, the one before is selected again.
+      const { before = null } = view.pending.find(({ number }) => number === state.number) ?? {};
+      if (view.selected === -state.number) view.selected = state.selected ?? before;
+      answered = Math.max(answered, state.number);
+    }
     // A stroke stays until the slice with it is here.
     const seen = ({ key }) => state.new_masks && planes.some((plane) => plane.key === key);
     view.pending = view.pending.filter((one) => one.number > answered || seen(one));
-    view.boxes = new Map(state.instances.map(([id, ...rest]) => [id, { box: rest.slice(0, 6), voxels: rest[6] }]));
-    if (state.selected !== null) view.selected = state.selected;
-    else if (!view.boxes.has(view.selected)) view.selected = null;
+    made = new Map(state.instances.map(([id, ...rest]) => [id, { box: rest.slice(0, 6), voxels: rest[6] }]));
+    layBoxes();
+    if (!view.boxes.has(view.selected)) view.selected = null;
     if (state.new_masks) masks.clear();
     const elsewhere = state.editor && state.editor !== session;
     view.locked = state.read_only || (elsewhere ? "Another browser or window is annotating this." : "");
     page.showState(state, elsewhere && !state.read_only);
-    setTool(view.tool);
+    setTool(view.wanted);
   }
 
   // ---- the view --------------------------------------------------------------------------------------------
@@ -148,8 +149,7 @@ function render({ model, el }) {
     requestAnimationFrame(() => {
       waiting = false;
       for (const plane of planes) {
-        ask("slice", plane);
-        ask("mask", plane);
+        for (const kept of [slices, masks]) kept.want(plane.axis, view.at[plane.axis], shape[plane.axis]);
         plane.draw();
       }
       const { scale, centre, pending } = view;
@@ -159,6 +159,7 @@ function render({ model, el }) {
   }
 
   function setTool(name) {
+    view.wanted = name;
     view.tool = view.locked ? "select" : name;
     page.showTool();
     redraw();

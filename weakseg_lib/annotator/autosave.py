@@ -63,7 +63,7 @@ class Autosave:
             self.lock.release()
             raise
         self._written = (0, -1 if is_new else 0)  # versions of the document and of its masks
-        self._time_written = dict(self.clock.seconds)
+        self._time_written = self.clock.to_keep()
         self._looked = False  # a person said that all is right, and that is not noted yet
         self._mine = None  # where another program changed the files: a `_Mine`
         self._tell, self._told = tell, None
@@ -143,11 +143,11 @@ class Autosave:
             looked_at(*frame)
             self._written = version, masks
         self._looked = False
-        seconds = {work: round(s, 1) for work, s in self.clock.seconds.items()}
+        time = self.clock.to_keep()
         # Looking alone leaves no file behind.
-        if seconds != self._time_written and (version or self.time_path.is_file()):
-            write_json(self.time_path, seconds)
-            self._time_written = seconds
+        if time != self._time_written and (version or self.time_path.is_file()):
+            write_json(self.time_path, time)
+            self._time_written = time
 
     def _is_unseen(self):
         """Whether there are proposals that are not marked as looked at on disk (bool)."""

@@ -6,22 +6,38 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 
-def stroke(points, radius, spacing):
-    """Return the pixels within `radius` um of a line: (h, w) bool, and the pixel (row, column) of their corner [0, 0].
+def stroke(points, radius, spacing, low, high):
+    """Return which pixels of a rectangle lie within `radius` um of a line.
 
     points: (n, 2) of the line, in pixels, where pixel i reaches from i to i + 1. spacing: um a pixel, of both axes.
-    The pixels that the line crosses are always among them.
+    low, high: the rectangle, pixels (row, column), half-open. The pixels that the line crosses are always among them.
+    Returns a part of the rectangle with all those pixels, (h, w) bool, and where it begins, (row, column).
     """
-    line = [points[:1]]
-    for a, b in pairwise(points):
-        steps = int(np.ceil(np.abs(b - a).max())) + 1
-        line.append(a + (b - a) * np.linspace(0, 1, steps)[:, None])
-    pixels = np.floor(np.concatenate(line)).astype(int)
     reach = np.ceil(radius / spacing).astype(int)
+    # Of a line that goes on for miles only what can reach the rectangle is drawn.
+    ends = zip(points, [*points[1:], points[-1]], strict=True)  # the last is a dot: a line may be one alone
+    line = [_samples(a, b, low - reach, high + reach) for a, b in ends]
+    pixels = np.floor(np.concatenate(line)).astype(int)
+    if not len(pixels):
+        return np.zeros((0, 0), bool), low.tolist()
     corner = pixels.min(0) - reach
     away = np.ones(pixels.max(0) + reach - corner + 1, bool)
     away[tuple((pixels - corner).T)] = False
-    return distance_transform_edt(away, sampling=spacing) <= radius, corner.tolist()
+    near = distance_transform_edt(away, sampling=spacing) <= radius
+    first, last = np.maximum(corner, low), np.minimum(corner + near.shape, high)
+    (top, left), (bottom, right) = first - corner, last - corner
+    return near[top:bottom, left:right], first.tolist()
+
+
+def _samples(a, b, low, high):
+    """Points from a to b, at most a pixel apart: those of them between `low` and `high`, (n, 2)."""
+    steps = max(np.ceil(np.abs(b - a).max()), 1)
+    along = np.where(a == b, 1e-200, b - a)  # an edge that it runs beside is met nowhere near
+    ends = np.sort([(low - a) / along, (high - a) / along], axis=0)
+    first, last = max(ends[0].max(), 0), min(ends[1].min(), 1)
+    if first > last:
+        return np.empty((0, 2))
+    return a + (b - a) * (np.arange(np.ceil(first * steps), np.floor(last * steps) + 1) / steps)[:, None]
 
 
 def between_slices(mask, spacing):

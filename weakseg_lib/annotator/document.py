@@ -153,21 +153,16 @@ class Document:
                 raise InputError(f"box {id_}", problem, "go there, or make it larger by its handles")
             region[axis] = slice(index, index + 1)
             others = [a for a in range(3) if a != axis]
-            # What lies far outside cannot reach the box, and need not be drawn there.
-            far = np.ceil(radius / self.voxel_size[others]) + 1
-            points = np.clip(np.reshape(points, (-1, 2)), -far, np.array(self.shape)[others] + far)
-            near, corner = stroke(points, radius, self.voxel_size[others])
-            for a, start, size in zip(others, corner, near.shape, strict=True):
-                low, high = max(region[a].start, start), min(region[a].stop, start + size)
-                region[a] = slice(low, max(low, high))
-            if any(region[a].start == region[a].stop for a in others):
+            low, high = np.array([[region[a].start, region[a].stop] for a in others]).T
+            points = np.reshape(points, (-1, 2)).astype(float)
+            near, corner = stroke(points, radius, self.voxel_size[others], low, high)
+            if not near.any():
                 raise InputError(
                     f"box {id_}", "the stroke is outside", "paint inside, or make the box larger"
                 )
-            window = [
-                slice(region[a].start - c, region[a].stop - c) for a, c in zip(others, corner, strict=True)
-            ]
-            self._paint(id_, tuple(region), np.expand_dims(near[tuple(window)], axis), erase)
+            for a, start, size in zip(others, corner, near.shape, strict=True):
+                region[a] = slice(start, start + size)
+            self._paint(id_, tuple(region), np.expand_dims(near, axis), erase)
 
     def fill(self, id_):
         """Fill the slices between painted ones along z (see `between_slices`); what is painted stays as it is."""

@@ -19,7 +19,7 @@ function attachKeys(view, page, app) {
       for (const side of event.altKey ? [0, 3] : event.shiftKey ? [0] : [3])
         box[a + side] = clamp(box[a + side] + way, side ? (event.altKey ? 1 : box[a] + 1) : 0,
           side ? shape[a] : event.altKey ? shape[a] - 1 : box[a + 3] - 1);
-      app.setBox(box);
+      app.setBox(view.selected, box);
     } else if (!event.altKey && !event.ctrlKey) app.moveTo(a, view.at[a] + way * (event.shiftKey ? 10 : 1));
     app.redraw();
     return true;
@@ -28,13 +28,20 @@ function attachKeys(view, page, app) {
   function boxAroundCross() {
     const half = (a) => Math.max(1, (shape[2] * voxel[2]) / 30 / voxel[a]);
     const middle = view.at.map((v) => v + 0.5);
-    app.addRectangle(view.active, [...middle.map((v, a) => v - half(a)), ...middle.map((v, a) => v + half(a))]);
+    const box = [...middle.map((v, a) => v - half(a)), ...middle.map((v, a) => v + half(a))];
+    app.addRectangle(view.active, view.at[view.active.axis], box);
   }
 
   function paintAtCross() {
     const { active, at, tool } = view;
-    const point = [at[active.down] + 0.5, at[active.right] + 0.5];
-    if (tool === "paint" || tool === "erase") app.paint(active, [point], tool === "erase");
+    const stroke = [[at[active.down] + 0.5, at[active.right] + 0.5]];
+    if (tool === "paint" || tool === "erase") app.paint({ ...active.hand(), stroke });
+  }
+
+  function escape() {
+    if (!view.drag) return app.select(null);
+    view.drag = null;
+    app.redraw();
   }
 
   const keys = {
@@ -43,7 +50,7 @@ function attachKeys(view, page, app) {
     "+": () => app.zoom(1.25), "=": () => app.zoom(1.25), "-": () => app.zoom(0.8), 0: () => app.fit(),
     ",": () => app.step(-1), ".": () => app.step(1), f: () => app.onSelected("fill"), c: () => app.contrastOfSlice(),
     Delete: () => app.onSelected("delete"), Backspace: () => app.onSelected("delete"),
-    Escape: () => (view.drag = null) || app.select(null), Enter: boxAroundCross, " ": paintAtCross,
+    Escape: escape, Enter: boxAroundCross, " ": paintAtCross,
   };
   const withControl = {
     z: (event) => app.edit(event.shiftKey ? "redo" : "undo"), y: () => app.edit("redo"), s: () => app.save(),
@@ -53,6 +60,7 @@ function attachKeys(view, page, app) {
     event.stopPropagation();
     if (event.key === "?") return page.showHelp();
     if (page.help.open || (event.target.matches("input, button") && /^(Arrow|Page|Enter| $)/.test(event.key))) return;
+    if (view.drag && event.key !== "Escape") return event.preventDefault(); // nothing changes under the hand
     const control = event.ctrlKey || event.metaKey;
     const tool = TOOLS.find(([, letter]) => letter === event.key.toUpperCase())?.[0];
     const action = control ? withControl[event.key.toLowerCase()] : keys[event.key] ?? keys[event.key.toLowerCase()];

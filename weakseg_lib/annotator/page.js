@@ -112,15 +112,18 @@ class Page {
   }
 
   showReadout() {
-    const { at, shape, voxel, planes, slices, boxes, selected, radius, low, high } = this.view;
+    const { at, shape, voxel, planes, slices, boxes, selected, radius, low, high, grey } = this.view;
     const value = slices.get(planes[0].key)?.[at[1] * shape[2] + at[2]];
+    const decimals = clamp(Math.ceil(-Math.log10(grey.step)), 0, 12); // as many as the page's 65536 values can tell
     const one = boxes.get(selected);
     const um = at.map((v, a) => ((v + 0.5) * voxel[a]).toFixed(1));
+    const side = (a) => Number(one.box[a].toFixed(1)); // while it is drawn, a box ends anywhere
+    const sides = one && [0, 1, 2].map((a) => `${NAMES[a]} ${side(a)}–${side(a + 3)}`);
     const lines = [
       `z y x: ${at.join(", ")}   (${um.join(", ")} µm)`,
-      `grey value ${value ?? "…"}`,
+      `grey value ${value === undefined ? "…" : (grey.offset + value * grey.step).toFixed(decimals)}`,
       `brush ${(2 * radius).toFixed(1)} µm`,
-      one && `box ${selected}: ${[0, 1, 2].map((a) => `${NAMES[a]} ${one.box[a]}–${one.box[a + 3]}`).join(", ")}`,
+      one && `${selected > 0 ? `box ${selected}` : "new box"}: ${sides.join(", ")}`,
       one && (one.voxels ? `mask: ${one.voxels} voxels` : "no mask"),
     ];
     this.facts.replaceChildren(...lines.filter(Boolean).map((text) => make("div", {}, text)));
@@ -130,13 +133,14 @@ class Page {
   }
 
   showList() {
-    const { boxes, selected, active } = this.view;
-    const now = JSON.stringify([[...boxes].map(([id, one]) => [id, one.voxels > 0]), selected]);
+    const { selected, active } = this.view;
+    const boxes = [...this.view.boxes].filter(([id]) => id > 0);
+    const now = JSON.stringify([boxes.map(([id, one]) => [id, one.voxels > 0]), selected]);
     if (now === this.listed) return;
     this.listed = now;
-    this.heading.textContent = `Boxes (${boxes.size})`;
+    this.heading.textContent = `Boxes (${boxes.length})`;
     const focused = this.list.contains(document.activeElement);
-    this.list.replaceChildren(...[...boxes].map(([id, one]) => {
+    this.list.replaceChildren(...boxes.map(([id, one]) => {
       const chip = make("i", { style: `background: ${colour(id)}` });
       const mask = make("small", {}, one.voxels ? " mask" : "");
       const about = { type: "button", ariaPressed: String(id === selected), onclick: () => this.app.goTo(id) };

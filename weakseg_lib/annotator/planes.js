@@ -12,7 +12,7 @@ const COLOURS = ["#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00
 const HANDLE = 5; // px, half a side
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-const colour = (id) => COLOURS[id % COLOURS.length];
+const colour = (id) => (id > 0 ? COLOURS[id % COLOURS.length] : "#ffffff"); // white: it has no number yet
 
 function make(tag, options = {}, ...children) {
   const { parent, ...rest } = options;
@@ -46,7 +46,9 @@ function outline([top, left], [height, width], ids) {
       if (id(r, c + 1) !== own) line.push(y, x + 1, y + 1, x + 1);
     }
   overlay.getContext("2d").putImageData(picture, 0, 0);
-  return { overlay, lines, top, left, height, width };
+  let bytes = picture.data.byteLength;
+  for (const line of lines.values()) bytes += 8 * line.length;
+  return { overlay, lines, top, left, height, width, bytes };
 }
 
 function strokeTwice(context, style, width) {
@@ -77,6 +79,12 @@ class Plane {
     return `${this.axis}/${this.view.at[this.axis]}`;
   }
 
+  /** What is drawn from now on belongs to this slice, box and brush, whatever the wheel or Python do meanwhile. */
+  hand() {
+    const { at, selected, radius, tool } = this.view;
+    return { plane: this, index: at[this.axis], key: this.key, id: selected, radius, erase: tool === "erase" };
+  }
+
   toX(v) {
     return (v * this.view.voxel[this.right] - this.view.centre[this.right]) * this.view.scale + this.width / 2;
   }
@@ -93,9 +101,9 @@ class Plane {
     return ((y - this.height / 2) / this.view.scale + this.view.centre[this.down]) / this.view.voxel[this.down];
   }
 
-  /** Whether a box can be pulled here. A painter's strokes begin at its sides, too: handles would be in the way. */
-  hasHandles(box) {
-    return !this.view.locked && ["select", "box"].includes(this.view.tool) && this.shows(box);
+  /** Whether a box can be pulled here, once Python has made it. Not by a painter, whose strokes begin at its sides. */
+  hasHandles(id, box) {
+    return id > 0 && !this.view.locked && ["select", "box"].includes(this.view.tool) && this.shows(box);
   }
 
   /** Whether the slice that is shown goes through a box. */
@@ -156,11 +164,10 @@ class Plane {
       }
       strokeTwice(context, colour(id), 1.5);
     }
-    for (const [id, { box }] of view.boxes)
-      if (id !== view.selected && this.shows(box)) this.drawBox(context, id, box);
-    for (const { box } of view.pending) if (box && this.shows(box)) this.drawBox(context, null, box);
-    const selected = view.drag?.box ?? view.boxes.get(view.selected)?.box;
-    if (selected) this.drawBox(context, view.selected, selected, true);
+    const first = view.drag?.box ? view.drag.id : view.selected;
+    for (const [id, { box }] of view.boxes) if (id !== first && this.shows(box)) this.drawBox(context, id, box);
+    const box = view.drag?.box ?? view.boxes.get(first)?.box;
+    if (box) this.drawBox(context, first, box, true);
     this.drawCross(context);
     this.drawBrush(context);
     const text = `${this.name}   ${NAMES[this.axis]} ${view.at[this.axis]} of ${view.shape[this.axis] - 1}`;
@@ -175,10 +182,10 @@ class Plane {
     context.beginPath();
     context.rect(x0, y0, x1 - x0, y1 - y0);
     context.setLineDash(this.shows(box) ? (selected ? [] : [6, 3]) : [2, 4]);
-    strokeTwice(context, selected || id === null ? "#fff" : colour(id), selected ? 2 : 1.5);
+    strokeTwice(context, selected ? "#fff" : colour(id), selected ? 2 : 1.5);
     context.setLineDash([]);
-    if (id !== null) write(context, String(id), x0 + 4, y1 - 5, selected ? "#fff" : colour(id));
-    if (!selected || !this.hasHandles(box)) return;
+    if (id > 0) write(context, String(id), x0 + 4, y1 - 5, selected ? "#fff" : colour(id));
+    if (!selected || !this.hasHandles(id, box)) return;
     for (const [right, down] of handles()) {
       const [x, y] = [[x0, (x0 + x1) / 2, x1][right + 1], [y0, (y0 + y1) / 2, y1][down + 1]];
       context.fillStyle = "#fff";
@@ -203,10 +210,8 @@ class Plane {
 
   /** What is being painted, what was painted and Python has not answered yet, and the brush. */
   drawBrush(context) {
-    const { at, drag, tool, pending, selected } = this.view;
-    for (const one of pending) if (one.key === this.key) this.drawStroke(context, one);
-    if (drag?.stroke && drag.plane === this)
-      this.drawStroke(context, { ...drag, radius: this.view.radius, id: selected });
+    const { at, drag, tool, pending } = this.view;
+    for (const one of [...pending, drag]) if (one?.stroke && one.key === this.key) this.drawStroke(context, one);
     if ((tool !== "paint" && tool !== "erase") || this !== this.view.active) return;
     const [x, y] = this.pointer ?? [this.toX(at[this.right] + 0.5), this.toY(at[this.down] + 0.5)];
     context.beginPath();

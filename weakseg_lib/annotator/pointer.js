@@ -5,7 +5,7 @@ function attachPointer(view, app) {
   /** What a press of the button does at a place. */
   function hit(plane, x, y) {
     const one = view.boxes.get(view.selected);
-    if (one && plane.hasHandles(one.box)) {
+    if (one && plane.hasHandles(view.selected, one.box)) {
       const [x0, y0, x1, y1] = plane.rectangle(one.box);
       // Of a small box only the nearest handle counts.
       const near = handles()
@@ -30,25 +30,29 @@ function attachPointer(view, app) {
   }
 
   function start(plane, event) {
+    if (view.drag) return; // a second finger
     view.active = plane;
     plane.canvas.focus({ preventScroll: true });
     plane.canvas.setPointerCapture(event.pointerId);
     const [x, y] = [event.offsetX, event.offsetY];
     const { kind, r, d } = event.button ? { kind: "pan" } : hit(plane, x, y);
-    if (kind === "paint" || kind === "erase") {
+    const paints = kind === "paint" || kind === "erase";
+    if (paints) {
       app.select(boxUnder(plane, x, y, view.selected) ?? view.selected);
       if (view.selected === null) return app.say("Draw or select a box first: masks are painted inside one.");
     }
-    const { selected } = view;
-    view.drag = { kind, r, d, plane, x, y, selected, moved: false, centre: [...view.centre], erase: kind === "erase" };
+    const { pointerId } = event;
+    view.drag = { ...plane.hand(), kind, r, d, x, y, pointerId, moved: false, centre: [...view.centre] };
+    if (kind === "box") view.drag.id = null;
     if (kind === "resize" || kind === "move") view.drag.from = view.boxes.get(view.selected).box;
-    if (kind === "paint" || kind === "erase") view.drag.stroke = [[plane.fromY(y), plane.fromX(x)]];
+    if (paints) view.drag.stroke = [[plane.fromY(y), plane.fromX(x)]];
     app.redraw();
   }
 
   function move(plane, event) {
-    const [x, y] = (plane.pointer = [event.offsetX, event.offsetY]);
     const { drag } = view;
+    if (drag && drag.pointerId !== event.pointerId) return;
+    const [x, y] = (plane.pointer = [event.offsetX, event.offsetY]);
     if (!drag) {
       view.active = plane;
       plane.canvas.style.cursor = cursor(hit(plane, x, y));
@@ -61,10 +65,8 @@ function attachPointer(view, app) {
     else if (drag.kind === "pan") {
       view.centre[plane.right] = drag.centre[plane.right] - (x - drag.x) / view.scale;
       view.centre[plane.down] = drag.centre[plane.down] - (y - drag.y) / view.scale;
-    } else if (drag.kind === "box") {
-      drag.box = drawn(plane, drag, x, y);
-      view.selected = null;
-    } else drag.box = pulled(plane, drag, x, y);
+    } else if (drag.kind === "box") drag.box = drawn(plane, drag, x, y);
+    else drag.box = pulled(plane, drag, x, y);
     app.redraw();
   }
 
@@ -78,7 +80,7 @@ function attachPointer(view, app) {
   function drawn(plane, drag, x, y) {
     const box = Array(6);
     const set = (axis, a, b) => ([box[axis], box[axis + 3]] = [Math.min(a, b), Math.max(a, b)]);
-    set(plane.axis, view.at[plane.axis], view.at[plane.axis] + 1);
+    set(plane.axis, drag.index, drag.index + 1);
     set(plane.down, plane.fromY(drag.y), plane.fromY(y));
     set(plane.right, plane.fromX(drag.x), plane.fromX(x));
     return box;
@@ -100,26 +102,23 @@ function attachPointer(view, app) {
 
   function end(plane, event) {
     const { drag } = view;
+    if (!drag || drag.pointerId !== event.pointerId) return;
     view.drag = null;
-    if (!drag || event.type === "pointercancel") return app.redraw();
-    if (drag.stroke) {
-      app.paint(plane, drag.stroke, drag.erase);
-    } else if (!drag.moved) {
-      if (event.button) return app.redraw();
+    app.redraw();
+    if (drag.stroke) return app.paint(drag); // a cancelled one, too: its points are what the hand did
+    if (event.type !== "pointerup") return;
+    if (!drag.moved) {
+      if (event.button) return;
       app.moveTo(plane.right, Math.floor(plane.fromX(drag.x)));
       app.moveTo(plane.down, Math.floor(plane.fromY(drag.y)));
       app.select(boxUnder(plane, drag.x, drag.y));
-    } else if (drag.kind === "box") {
-      view.selected = drag.selected; // until Python says that there is a new one
-      app.addRectangle(plane, drag.box);
-    } else if (drag.box) {
-      app.setBox(drag.box);
-    }
-    app.redraw();
+    } else if (drag.kind === "box") app.addRectangle(plane, drag.index, drag.box);
+    else if (drag.box) app.setBox(drag.id, drag.box);
   }
 
   function turn(plane, event) {
     event.preventDefault();
+    if (view.drag) return;
     if (event.ctrlKey || event.metaKey)
       return app.zoom(event.deltaY < 0 ? 1.2 : 1 / 1.2, plane, event.offsetX, event.offsetY);
     const by = Math.sign(event.deltaY || event.deltaX) * (event.shiftKey ? 10 : 1);
@@ -130,7 +129,7 @@ function attachPointer(view, app) {
     const { canvas } = plane;
     canvas.onpointerdown = (event) => start(plane, event);
     canvas.onpointermove = (event) => move(plane, event);
-    canvas.onpointerup = canvas.onpointercancel = (event) => end(plane, event);
+    canvas.onpointerup = canvas.onpointercancel = canvas.onlostpointercapture = (event) => end(plane, event);
     canvas.onpointerleave = () => (plane.pointer = null) || app.redraw();
     canvas.oncontextmenu = (event) => event.preventDefault();
     canvas.onfocus = () => (view.active = plane) && app.redraw();

@@ -22,11 +22,12 @@ except ImportError as error:
     ) from error
 
 HERE = Path(__file__).parent
-SCRIPTS = ("planes.js", "page.js", "pointer.js", "keys.js", "annotator.js")
+SCRIPTS = ("slices.js", "planes.js", "page.js", "pointer.js", "keys.js", "annotator.js")
 # What the page may do to the document, and what the time for it is spent on.
 EDITS = {"add_rectangle": "boxes", "set_box": "boxes", "delete": "boxes", "paint": "masks", "fill": "masks"}
 EDITS |= {"undo": None, "redo": None}
-_OPEN = WeakValueDictionary()  # of this process: folder and frame -> Annotator
+TAKEN_OVER = "opened again in another cell of this notebook"
+_OPEN = WeakValueDictionary()  # of this process: folder, frame, to look only -> Annotator
 
 
 class Annotator(anywidget.AnyWidget):
@@ -49,17 +50,19 @@ class Annotator(anywidget.AnyWidget):
     def __init__(self, sequence, t=0, proposals=None, read_only=False, voxel_size=None):
         sequence = sequence if isinstance(sequence, Sequence) else Sequence(sequence)
         stack = sequence.read(t, voxel_size=voxel_size)
-        self._image, low, high = _grey(stack.image)
-        self._status, self._editor = {"state": "saved", "why": ""}, None
-        key = sequence.weak_path.resolve(), t
+        self._image, grey, low, high = _grey(stack.image)
+        self._status, self._editor, self._later = {"state": "saved", "why": ""}, None, None
+        self._drawn = {}  # view and number of the edit that drew a box -> id, None where it was refused
+        key = sequence.weak_path.resolve(), t, read_only
         earlier = _OPEN.get(key)
-        if earlier and not read_only and not earlier._hand_over():
+        if earlier and not earlier._files.close(TAKEN_OVER):
             raise InputError(
                 sequence.weak_path, "is not saved yet by the annotator above", "make that possible first"
             )
         self._files = Autosave(sequence, t, stack, proposals, self._tell, read_only)
-        if not self._files.read_only:
-            _OPEN[key] = self
+        _OPEN[key] = self
+        if earlier:
+            earlier._hand_over(self)
         super().__init__()  # only now: what cannot be opened leaves no widget behind
         self.info = {
             "title": f"{sequence.path.parent.name}/{sequence.name}, frame {frame_name(t, sequence.digits)}",
@@ -67,6 +70,7 @@ class Annotator(anywidget.AnyWidget):
             "voxel_size": list(stack.voxel_size),
             "window": [low, high],
             "most": int(self._image.max()),
+            "grey": grey,
         }
         self.on_msg(self._receive)
 
@@ -78,28 +82,32 @@ class Annotator(anywidget.AnyWidget):
         # Pages without a kernel (a saved HTML, a code host) can't show a widget and take the picture instead.
         data, *about = super()._repr_mimebundle_(**kwargs)
         file, voxel_size = io.BytesIO(), self.info["voxel_size"]
-        figure = show_annotation(self._image, voxel_size, self.document.annotation())
+        figure = show_annotation(self._last()._image, voxel_size, self.document.annotation())
         figure.savefig(file, format="jpeg", pil_kwargs=JPEG)
         return data | {"image/jpeg": b64encode(file.getvalue()).decode()}, *about
 
     @property
     def document(self):
-        return self._files.document
+        return self._last()._files.document
 
     @property
     def read_only(self):
-        return self._files.read_only
+        return TAKEN_OVER if self._later else self._files.read_only
 
     def close(self):
         """Save, let others annotate, and remove the widget."""
-        if self.comm is not None and not self._files.close():
+        if self.comm is not None and not self._later and not self._files.close():
             raise InputError(self._files.sequence.weak_path, self._status["why"], "the annotator stays open")
         super().close()
 
-    def _hand_over(self):
-        done = self._files.close("opened again in another cell of this notebook")
+    def _hand_over(self, later):
+        """Show what another annotator shows: notebooks keep every widget, and image and masks are large."""
+        self._later, self._image, self._files = later, None, None
         self._send_state()
-        return done
+
+    def _last(self):
+        """The annotator that has the image and the files: this one, or the one that took over from it."""
+        return self._later._last() if self._later else self
 
     def _tell(self, state, why):
         self._status = {"state": state, "why": why}
@@ -118,9 +126,9 @@ class Annotator(anywidget.AnyWidget):
         elif kind == "bye":
             self._editor = None if self._editor == view else self._editor
         elif kind == "active":
-            self._files.clock.tick(time.monotonic())
+            self._last()._files.clock.tick(time.monotonic())
             return
-        elif kind == "save":
+        elif kind == "save" and not self._later:
             self._files.save(looked=True)
         elif kind == "edit" and self._editor in (None, view) and not self.read_only:
             self._editor = view
@@ -129,16 +137,27 @@ class Annotator(anywidget.AnyWidget):
         self._send_state(answer=message)
 
     def _edit(self, message):
-        work, selected, problem = EDITS[message["do"]], None, ""
+        work, how, selected, problem = EDITS[message["do"]], message["how"], None, ""
         before, masks = self.document.version, self.document.mask_version
         try:
-            selected = getattr(self.document, message["do"])(**message["how"])
+            if "id_" in how:
+                how = how | {"id_": self._id(how["id_"], message["view"])}
+            selected = getattr(self.document, message["do"])(**how)
         except InputError as error:
             problem = str(error)
+        if message["do"] == "add_rectangle":
+            self._drawn[message["view"], message.get("number")] = selected
         if self.document.version != before:
-            self._files.clock.tick(time.monotonic(), work)
+            self._files.clock.tick(time.monotonic(), work, how.get("id_", selected))
             self._files.changed()
         self._send_state(selected, problem, self.document.mask_version != masks, message)
+
+    def _id(self, name, view):
+        """The id of a box. A page that has not heard of its new box yet calls it minus the number of the edit."""
+        id_ = name if name > 0 else self._drawn.get((view, -name))
+        if id_ is None:
+            raise InputError("box", "was not made", "draw it again, then paint in it")
+        return id_
 
     def _send_state(self, selected=None, problem="", new_masks=False, answer=None):
         """Tell the page what there is, and what came of its edit; `answer`: the message that asked for it."""
@@ -152,7 +171,7 @@ class Annotator(anywidget.AnyWidget):
                 "redo": document.can_redo,
                 "read_only": self.read_only,
                 "editor": self._editor,
-                "counts": self._files.clock.report(len(document.instances), document.mask_count),
+                "counts": self._last()._files.clock.report(document.instances),
                 "selected": selected,
                 "problem": problem,
                 "new_masks": new_masks,
@@ -163,7 +182,8 @@ class Annotator(anywidget.AnyWidget):
         )
 
     def _send_slice(self, axis, index):
-        self.send({"type": "slice", "axis": axis, "index": index}, [_plane(self._image, axis, index).data])
+        image = self._last()._image
+        self.send({"type": "slice", "axis": axis, "index": index}, [_plane(image, axis, index).data])
 
     def _send_mask(self, axis, index):
         """The part of a slice that has masks: its corner and size, and the ids (int32)."""
@@ -182,10 +202,19 @@ def _plane(volume, axis, index):
 
 
 def _grey(image):
-    """The image as uint8 or uint16, for a page has no other numbers, and the window to show it in at first."""
+    """The image as uint8 or uint16, for a page has no other numbers; offset and step, and the window to begin with.
+
+    The image's own value is offset + step * number (a dict of both). The window (low, high) is in numbers, int.
+    """
+    offset, step = 0.0, 1.0
     if image.dtype not in (np.uint8, np.uint16):
-        low, high = float(image.min()), float(image.max())
-        image = ((image.astype(np.float32) - low) * (65535 / (high - low))).astype(np.uint16)
+        offset, high = float(image.min()), float(image.max())
+        if image.dtype.kind == "f" or high - offset > 65535:
+            step = (high - offset) / 65535
+        numbers = np.empty(image.shape, np.uint16)
+        for z, plane in enumerate(image):  # not the whole stack at once, as 64 bits take much memory
+            numbers[z] = np.clip(np.rint((plane.astype(np.float64) - offset) / step), 0, 65535)
+        image = numbers
     few = image[:: 1 + len(image) // 16]
     low, high = (int(np.percentile(few, share)) for share in (1, 99.8))
-    return image, low, max(high, low + 1)
+    return image, {"offset": offset, "step": step}, low, max(high, low + 1)
