@@ -3,7 +3,6 @@
 import warnings
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 
@@ -97,15 +96,18 @@ def detect_tile(
     crop = compress(torch.from_numpy(image))[None, None].to(device)
     crop = pad_to_stride(crop, network.stride).contiguous(memory_format=memory_format())
     with autocast(device, config.precision):
-        maps = network.backbone(crop)
-        # A generator: the maps of a mirror image are gone before the next ones are made.
-        head = config.head_stride
-        mirrored = (
-            (f, {head: network.backbone(crop.flip([a + 2 for a in f]))[head]})
-            for f in VIEWS[1 : config.views]
-        )
-        views = chain([((), maps)], mirrored)
-        boxes, scores, classes = network.detect(views, min(score, LOWEST_SCORE), LOOSEST_OVERLAP)
+        maps = {}
+
+        def views():
+            """One after another, so that the maps of a mirror image are gone before the next ones are made; those that
+            masks are made of come last."""
+            head = config.head_stride
+            for flips in VIEWS[1 : config.views]:
+                yield flips, {head: network.backbone(crop.flip([axis + 2 for axis in flips]))[head]}
+            maps.update(network.backbone(crop))
+            yield (), maps
+
+        boxes, scores, classes = network.detect(views(), min(score, LOWEST_SCORE), LOOSEST_OVERLAP)
         sure = scores > score
         boxes, scores, classes = boxes[sure], scores[sure], classes[sure]
         kept = nms(boxes, scores, overlap)

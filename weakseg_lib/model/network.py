@@ -14,8 +14,9 @@ from weakseg_lib.ops.boxes import clip_boxes, cluster, decode, nms
 from weakseg_lib.ops.roi_align import roi_align_3d, roi_align_3d_multi
 from weakseg_lib.processes import total
 
-# The share of the backbone's reach that a tile is given: farther voxels have next to no influence, and cost as much.
-SEEN = 0.5
+# The share of the backbone's reach that a tile is given, beside a whole cell. Farther voxels cost as much as near ones
+# and say next to nothing: without them, scores of the weights `hl60` change by 0.0006 at most, masks not to speak of.
+SEEN = 0.25
 
 
 @dataclass
