@@ -417,9 +417,15 @@ def test_missing_file_folder_and_other_formats(tmp_path, refused):
         read_image(tmp_path / "no.tif")
     with refused(tmp_path, "is a folder", "OME-Zarr"):
         read_image(tmp_path)
-    for name, content in (("a.png", b"\x89PNG\r\n\x1a\n"), ("empty.tif", b""), ("a.tif", b"hello")):
+    others = {
+        "a.png": (b"\x89PNG\r\n\x1a\n", "no TIFF file, it is a PNG"),
+        "b.tif": (b"\xff\xd8\xff\xe0\x00", "no TIFF file, it is a JPEG"),
+        "c.tif": (b"", "is empty"),
+        "d.tif": (b"hello", "no TIFF file ;"),
+    }
+    for name, (content, words) in others.items():
         (tmp_path / name).write_bytes(content)
-        with refused(tmp_path / name, "no TIFF"):
+        with refused(tmp_path / name, words.replace(" ;", ";")):
             read_image(tmp_path / name)
 
 

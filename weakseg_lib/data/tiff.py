@@ -19,6 +19,7 @@ IMAGEJ_DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
 IMAGEJ_BYTES = 2**32 - 2**25  # ImageJ's TIFF has 32-bit offsets; leave room for the headers
 # What tifffile only logs, and then goes on with the slices that it could find.
 DAMAGE = re.compile(r"offset|corrupt|failed to reshape|circular", re.IGNORECASE)
+OTHER_FORMS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"PK\x03\x04": "zip"}  # how files of them begin
 COPY_AGAIN = "copy or export the file again"
 
 
@@ -133,7 +134,7 @@ def _damage_is_an_error(path):
         raise InputError(path, "does not fit into memory", "crop it or use a larger machine") from error
     except tifffile.TiffFileError as error:
         _raise_logged_damage(logged, path, error)
-        reason = "is no TIFF file" if "not a TIFF" in str(error) else f"is a damaged TIFF ({error})"
+        reason = _what_it_is(path) if "not a TIFF" in str(error) else f"is a damaged TIFF ({error})"
         raise InputError(path, reason, f"{COPY_AGAIN}, as an uncompressed or zlib TIFF") from error
     except Exception as error:
         if "imagecodecs" in str(error):
@@ -144,6 +145,14 @@ def _damage_is_an_error(path):
         _raise_logged_damage(logged, path, None)
     finally:
         logger.removeFilter(keep)
+
+
+def _what_it_is(path):
+    """What a file that is no TIFF is (str)."""
+    with open(path, "rb") as file:
+        start = file.read(max(map(len, OTHER_FORMS)))
+    form = next((f", it is a {form}" for mark, form in OTHER_FORMS.items() if start.startswith(mark)), "")
+    return f"is no TIFF file{form}" if start else "is empty, a file of 0 bytes"
 
 
 def _raise_logged_damage(logged, path, cause):
