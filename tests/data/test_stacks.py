@@ -415,7 +415,7 @@ def test_an_ome_zarr_in_another_order_is_asked(tmp_path, image, refused):
 def test_missing_file_folder_and_other_formats(tmp_path, refused):
     with refused(tmp_path / "no.tif", "no such file", "check the name"):
         read_image(tmp_path / "no.tif")
-    with refused(tmp_path, "is a folder", "OME-Zarr"):
+    with refused(tmp_path, "is a folder", "2D slices"):
         read_image(tmp_path)
     others = {
         "a.png": (b"\x89PNG\r\n\x1a\n", "no TIFF file, it is a PNG"),

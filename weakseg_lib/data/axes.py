@@ -67,7 +67,8 @@ def choose_volume(axes, shape, where, frame=None, channel=None, asked=None, chan
             kept.remove(place)
             letters = letters.replace("C", "")
     if letters == "YX":
-        fix = "give a 3D stack (ImageJ: File > Import > Image Sequence joins slices)"
+        joined = by_import(f"--slices {VOXEL_SIZE}", "FOLDER")
+        fix = f"give a 3D stack, or the folder of its slices: {joined}"
         raise InputError(where, f"is a 2D image ({found})", fix)
     if letters == "TYX":
         command = by_import(f"--axes ZYX {VOXEL_SIZE}")
@@ -99,9 +100,9 @@ def agree(axes, shape, asked):
     return all(own == other or own in UNKNOWN for own, size, other in pairs if size > 1)
 
 
-def by_import(option):
+def by_import(option, source="FILE"):
     """Return how to say `option` (str) to the command that brings in images of any form (str)."""
-    return f"`weakseg import FILE --out NAME/01 {option}`"
+    return f"`weakseg import {source} --out NAME/01 {option}`"
 
 
 def _describe(axes, shape):

@@ -10,6 +10,7 @@ from weakseg_lib.data.files import IMAGE_NAME, read_json
 from weakseg_lib.data.microscopes import read_czi, read_nd2
 from weakseg_lib.data.ome_zarr import is_zarr, open_ome_zarr, read_ome_zarr
 from weakseg_lib.data.plausible import question, question_choice
+from weakseg_lib.data.slices import read_slices
 from weakseg_lib.data.tiff import read_tiff, write_tiff
 from weakseg_lib.data.tiff_metadata import spacing_is_default
 from weakseg_lib.errors import InputError
@@ -43,7 +44,7 @@ class Stack:
 def read_image(path, frame=None, channel=None, axes=None):
     """Return an image and, where the file has it, its voxel size: array (D, H, W), (z, y, x) um or None.
 
-    path: a TIFF (plain, ImageJ, OME), ND2 or CZI, or an OME-Zarr folder.
+    path: a TIFF (plain, ImageJ, OME), ND2 or CZI, an OME-Zarr folder, or a folder of 2D slices.
     frame, channel: which time point and channel to take from a file of several, from 0. axes: the order of the
     file's axes ("YXZ", "TZYX"), where it does not say it or says it wrongly.
 
@@ -56,7 +57,7 @@ def read_image(path, frame=None, channel=None, axes=None):
     if is_zarr(path):
         read = read_ome_zarr
     elif path.is_dir():
-        raise InputError(path, "is a folder, not an image", "give an image file or an OME-Zarr folder")
+        read = read_slices
     else:
         read = {".nd2": read_nd2, ".czi": read_czi}.get(path.suffix.lower(), read_tiff)
     return read(path, frame, channel, axes)

@@ -68,6 +68,19 @@ def tiff_parts(path):
         return {path.resolve(), *(Path(page.parent.filehandle.path).resolve() for page in pages)}
 
 
+def read_tiff_slice(path):
+    """Return the one 2D image in a TIFF: array (H, W), in native byte order. Raises InputError as `read_tiff` does."""
+    path = Path(path)
+    with _damage_is_an_error(path), tifffile.TiffFile(path) as tif:
+        series = _only_series(tif, path)
+        _check_complete(tif, series, path)
+        if "S" in series.axes or sum(size > 1 for size in series.shape) != 2:
+            problem = f"is no grey 2D image (axes {series.axes}, shape {' x '.join(map(str, series.shape))})"
+            raise InputError(path, problem, "import stacks without `--slices`, and colours one by one")
+        image = np.squeeze(series.asarray())
+    return image.astype(image.dtype.newbyteorder("="), copy=False)
+
+
 def write_tiff(path, array, voxel_size):
     """Write a volume as a zlib-compressed TIFF with its voxel size, whole or not at all.
 
