@@ -56,7 +56,7 @@ def fit(options):
     if options.json:
         write_json(options.json, info)
     print(
-        f"wrote {run.folder}: {info['steps']} steps in {info['seconds'] / 60:.1f} min on {info['device']}, "
+        f"wrote {run.folder}: {_count(info['steps'], 'step')} in {info['seconds'] / 60:.1f} min on {info['device']}, "
         f"{info['instances']} boxes ({info['not_taught']} too small to teach) and {info['masks']} masks "
         f"in {info['stacks']} stacks; "
         f"detection F1 on the training stacks {info['training_detection_f1']:.3f}{hint}"
@@ -78,6 +78,10 @@ def config_of(options):
     if options.minutes is not None:
         config = config.replace(steps=0, minutes=_positive("--minutes", options.minutes))
     return config
+
+
+def _count(number, word):
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _positive(name, value):
@@ -157,8 +161,9 @@ def import_files(options):
         frame=options.frame,
         voxel_size=options.voxel_size,
         append=options.append,
+        slices=options.slices,
     )
-    print(f"wrote {sequence.path}: {len(sequence.frames)} images")
+    print(f"wrote {sequence.path}: {_count(len(sequence.frames), 'image')}")
 
 
 def export(options):

@@ -211,6 +211,9 @@ def _parser() -> argparse.ArgumentParser:
         "--axes", metavar="A", help="the files' axes in order, like YXZ, where they do not say it"
     )
     command.add_argument("--frame", type=int, metavar="T", help="time point to take, from 0")
+    command.add_argument(
+        "--slices", action="store_true", help="FILE is a folder of 2D images, the slices of one stack"
+    )
     command.add_argument("--append", action="store_true", help="add to the images that are there")
     _add_voxel_size(command)
 

@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
 import tifffile
+from skimage.io import imsave
 
+from weakseg_lib.cli import main
 from weakseg_lib.data.files import read_json
 from weakseg_lib.data.import_images import import_images
+from weakseg_lib.data.slices import natural
 from weakseg_lib.data.stacks import Sequence, write_tiff
 
 VOXEL = (0.5, 0.25, 0.25)
@@ -50,7 +53,8 @@ def test_an_import_never_replaces_and_adds_only_when_asked(tmp_path, files, stac
     with refused(out, "holds images already (1)", "`--append`"):
         import_images([files / "img2.tiff"], out)
     assert snapshot(out.parent) == before
-    sequence = import_images([files / "img2.tiff"], out, append=True, tell=None)
+    with pytest.warns(UserWarning, match=r"new images of 0\.5 x .*, and .*dataset\.json says 3 x 2 x 1 um"):
+        sequence = import_images([files / "img2.tiff"], out, append=True, tell=None)
     assert sequence.frames == [0, 1] and (out / "t000.tif").read_bytes() == before["01/t000.tif"]
     np.testing.assert_array_equal(sequence.read(1).image, stacks[1])
     dataset = read_json(out.parent / "dataset.json")
@@ -60,15 +64,88 @@ def test_an_import_never_replaces_and_adds_only_when_asked(tmp_path, files, stac
 
 def test_all_or_none(tmp_path, files, refused):
     (files / "img3.tif").write_bytes(b"hello")
+    said = []
+    with refused(files / "img3.tif", "no TIFF"):
+        import_images([files], tmp_path / "data/01", tell=said.append)
+    assert not said and not (tmp_path / "data").exists()
+    (tmp_path / "data").mkdir()
     with refused(files / "img3.tif", "no TIFF"):
         import_images([files], tmp_path / "data/01", tell=None)
-    assert not [file for file in (tmp_path / "data").rglob("*") if file.is_file()]
+    assert (tmp_path / "data").exists() and not (tmp_path / "data/01").exists()
+
+
+def test_the_data_sets_voxel_size_is_that_of_images_without_one(tmp_path, stacks, refused):
+    tifffile.imwrite(tmp_path / "a.tif", stacks[0])
+    dataset = tmp_path / "data/dataset.json"
+    with refused(tmp_path / "a.tif", "no voxel size", f"or in {dataset} as"):
+        import_images(tmp_path / "a.tif", tmp_path / "data/01", tell=None)
+    dataset.parent.mkdir()
+    dataset.write_text('{"voxel_size_um": [0.4, 0.25, 0.25]}')
+    sequence = import_images(tmp_path / "a.tif", tmp_path / "data/01", tell=None)
+    assert sequence.read(0).voxel_size == (0.4, 0.25, 0.25)
+    (tmp_path / "dataset.json").write_text('{"voxel_size_um": [0.5, 0.25, 0.25]}')  # beside the image
+    with pytest.warns(UserWarning, match=r"data/02: .*0\.5 x .*dataset\.json says 0\.4 x"):
+        assert import_images(tmp_path / "a.tif", tmp_path / "data/02").read(0).voxel_size == (0.5, 0.25, 0.25)
+
+
+@pytest.fixture(params=["png", "tif"])
+def slices(tmp_path, stacks, request):
+    """A folder with the slices of the first stack, z0 to z4, or s8 to s12."""
+    folder = tmp_path / "slices"
+    folder.mkdir()
+    for z, image in enumerate(stacks[0]):
+        if request.param == "png":
+            imsave(folder / f"s{8 + z}.png", image, check_contrast=False)
+        else:
+            tifffile.imwrite(folder / f"z{z}.tif", image)
+    return folder
+
+
+def test_a_folder_of_slices_is_one_stack(tmp_path, slices, stacks, refused):
+    where = slices if list(slices.glob("*.png")) else slices / "z0.tif"
+    with refused(where, "2D image", "`weakseg import FOLDER --out NAME/01 --slices --voxel-size Z Y X`"):
+        import_images(slices, tmp_path / "data/01", tell=None)
+    with refused(slices, "has no voxel size"):
+        import_images(slices, tmp_path / "data/01", slices=True, tell=None)
+    sequence = import_images(slices, tmp_path / "data/01", slices=True, voxel_size=VOXEL, tell=None)
+    assert sequence.frames == [0]
+    np.testing.assert_array_equal(sequence.read(0).image, stacks[0])
+
+
+def test_images_that_are_not_the_slices_of_one_stack(tmp_path, slices, stacks, refused):
+    one = sorted(slices.iterdir(), key=natural)[2]
+    options = {"slices": True, "voxel_size": VOXEL, "tell": None}
+    with refused(one, "is no folder of slices", "`--slices`"):
+        import_images(one, tmp_path / "data/01", **options)
+    with refused(slices, "slices of one grey stack", "`--channel`"):
+        import_images(slices, tmp_path / "data/01", channel=1, **options)
+    content = one.read_bytes()
+    for wrong, words in (
+        (stacks[0, 0, 1:], "7 x 9 pixels (uint16), and "),
+        (np.zeros((8, 9, 3), np.uint8), ""),
+    ):
+        imsave(one, wrong, check_contrast=False)
+        with refused(one, words):
+            import_images(slices, tmp_path / "data/01", **options)
+    one.write_bytes(b"hello")
+    with refused(one):
+        import_images(slices, tmp_path / "data/01", **options)
+    (slices / f"projection{one.suffix}").write_bytes(content)
+    with refused(slices, "more than the number of the slice", "one stack"):
+        import_images(slices, tmp_path / "data/01", **options)
+    (slices / f"projection{one.suffix}").unlink()
+    one.unlink()
+    with refused(slices, "and no slice", "without a gap"):
+        import_images(slices, tmp_path / "data/01", **options)
+    assert not (tmp_path / "data").exists()
 
 
 def test_places_that_are_not_for_images(tmp_path, files, refused):
     for name in ("01_GT", "01_WEAK", "01_RES"):
         with refused(tmp_path / name, "not of images", "NAME/01"):
             import_images([files], tmp_path / name)
+    with refused(tmp_path / "data", "no sequence folder", f"give {tmp_path / 'data/01'}"):
+        import_images([files], tmp_path / "data")
     (tmp_path / "empty").mkdir()
     with refused(tmp_path / "empty", "without images", ".nd2"):
         import_images([tmp_path / "empty"], tmp_path / "data/01")
@@ -128,5 +205,8 @@ def test_the_command(tmp_path, files, call, fails, capsys):
     assert Sequence(out).read(1).voxel_size == (1, 0.5, 0.5)
     assert "`--append`" in fails("import", files, "--out", out)
     assert call("import", files / "img1.tif", "--out", out, "--append")[0] == 0
+    capsys.readouterr()
+    assert main(["import", str(files / "img1.tif"), "--out", str(tmp_path / "c/01")]) == 0
+    assert capsys.readouterr().out.endswith("01: 1 image\n")
     assert Sequence(out).frames == [0, 1, 2, 3]
     assert "no channel 1" in fails("import", files, "--out", tmp_path / "b/01", "--channel", 1)

@@ -57,12 +57,22 @@ def test_a_spacing_that_imagej_did_not_write_is_questioned(tmp_path, image, spac
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         stack = read_stack(tmp_path / "a.tif")
-        read_stack(tmp_path / "a.tif", voxel_size=(1, 0.2, 0.2))
+        read_stack(tmp_path / "a.tif", voxel_size=(spacing or 3, 0.2, 0.2))
     assert stack.voxel_size == (spacing or 1, 0.2, 0.2)
     assert len(said) == (spacing is None)
     if said:
         assert "z is ImageJ's default, 1, which nobody may have set" in str(said[0].message)
         assert str(said[0].message).endswith("give the right one with `--voxel-size Z Y X`")
+
+
+def test_a_voxel_size_that_overrules_the_files_is_named(tmp_path, image):
+    write_tiff(tmp_path / "a.tif", image, VOXEL)
+    words = r"a\.tif: .* in the file is 0\.5 x 0\.2 x 0\.2 um .*, and 1 x 0\.2 x .* is taken; leave `--voxel-size` out"
+    with pytest.warns(UserWarning, match=words):
+        assert read_stack(tmp_path / "a.tif", voxel_size=(1, 0.2, 0.2)).voxel_size == (1, 0.2, 0.2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_stack(tmp_path / "a.tif", voxel_size=(0.5, 0.2, 0.20001))
 
 
 def test_frames_of_a_sequence_are_questioned_once(tmp_path, image):

@@ -1,5 +1,6 @@
 import json
 import tracemalloc
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -139,8 +140,11 @@ def test_voxel_size_given_by_hand_goes_before_the_file_and_that_before_the_datas
 
 def test_missing_voxel_size_says_both_ways_to_give_it(tmp_path, image, refused):
     path = save(tmp_path / "a.tif", image)
-    with refused(path, "no voxel size", "--voxel-size Z Y X", "dataset.json"):
+    with refused(path, "no voxel size", "--voxel-size Z Y X", f"in {tmp_path / 'dataset.json'} as"):
         read_stack(path)
+    save(tmp_path / "t000.tif", image)  # the frame of a sequence
+    with refused(tmp_path / "t000.tif", f"in {tmp_path.parent / 'dataset.json'} as"):
+        read_stack(tmp_path / "t000.tif")
 
 
 @pytest.mark.parametrize("wrong", [(0, 1, 1), (1, -1, 1), (1, 1), (1, 1, float("nan")), "abc"])
@@ -261,7 +265,12 @@ def test_a_colour_is_a_channel(tmp_path):
 def test_axes_in_another_order_are_asked(tmp_path, image, refused, order):
     places = ["ZYX".index(axis) for axis in order.upper()]
     path = save(tmp_path / "a.tif", np.ascontiguousarray(image.transpose(places)))
-    with refused(path, "does not name its axes", "--axes"):
+    shape = " x ".join(map(str, tifffile.imread(path).shape))
+    # Which of the other two is x is not to be seen: what is advised has the right z.
+    advised = "YZX" if order == "XZY" else "YXZ"
+    with refused(
+        path, f"shape {shape}, axes not named", f"`weakseg import FILE --out NAME/01 --axes {advised} --v"
+    ):
         read_image(path)
     back, voxel_size = read_image(path, axes=order)
     np.testing.assert_array_equal(back, image)
@@ -272,7 +281,7 @@ def test_axes_that_a_file_says_wrongly(tmp_path, image, refused):
     path = save(
         tmp_path / "a.tif", image, imagej=True, metadata={"axes": "TYX", "unit": "um"}, resolution=(8, 8)
     )
-    with refused(path, "time series of 2D images", "--axes ZYX"):
+    with refused(path, "time series of 2D images", "--axes ZYX --voxel-size Z Y X"):
         read_image(path)
     back, voxel_size = read_image(path, axes="ZYX")
     np.testing.assert_array_equal(back, image)
@@ -280,8 +289,22 @@ def test_axes_that_a_file_says_wrongly(tmp_path, image, refused):
     write_tiff(tmp_path / "b.tif", image, VOXEL)
     assert read_image(tmp_path / "b.tif", axes="ZYX")[1] == VOXEL
     for wrong in ("ZY", "ZYXT", "ZZYX", "TYX", "ZYQ", ""):
-        with refused(path, f"`--axes {wrong}` does not go with it", "shape (6, 20, 30)", "Z, Y, X"):
+        with refused(path, f"`--axes {wrong}` does not go with it", "shape 6 x 20 x 30", "Z, Y, X"):
             read_image(path, axes=wrong)
+
+
+def test_axes_that_overrule_a_files_names_are_named(tmp_path, image, refused):
+    write_tiff(tmp_path / "a.tif", image, VOXEL)
+    words = r"a\.tif: names its axes itself, ZYX, and YXZ is taken, without the file's voxel size; leave `--axes` out"
+    with (
+        pytest.warns(UserWarning, match=words),
+        refused(tmp_path / "a.tif", "has no voxel size for axes YXZ", "--voxel-size Z Y X"),
+    ):
+        read_stack(tmp_path / "a.tif", axes="YXZ")
+    write_tiff(tmp_path / "a.tif", image, (0.5, 0.25, 0.25))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_stack(tmp_path / "a.tif", axes="ZYX").voxel_size == (0.5, 0.25, 0.25)
 
 
 def test_lengths_of_an_imagej_file_without_names_go_with_their_axes(tmp_path, image):
@@ -379,7 +402,7 @@ def test_an_ome_zarr_in_another_order_is_asked(tmp_path, image, refused):
     attributes = json.loads((tmp_path / "a.zarr/.zattrs").read_text())
     attributes["multiscales"][0]["axes"].reverse()
     (tmp_path / "a.zarr/.zattrs").write_text(json.dumps(attributes))
-    with refused(tmp_path / "a.zarr", "in the order XYZ", "--axes"):
+    with refused(tmp_path / "a.zarr", "in the order XYZ", "`weakseg import FILE --out NAME/01 --axes XYZ`"):
         read_image(tmp_path / "a.zarr")
     back, voxel_size = read_image(tmp_path / "a.zarr", axes="XYZ")
     np.testing.assert_array_equal(back, image)
@@ -392,11 +415,17 @@ def test_an_ome_zarr_in_another_order_is_asked(tmp_path, image, refused):
 def test_missing_file_folder_and_other_formats(tmp_path, refused):
     with refused(tmp_path / "no.tif", "no such file", "check the name"):
         read_image(tmp_path / "no.tif")
-    with refused(tmp_path, "is a folder", "OME-Zarr"):
+    with refused(tmp_path, "is a folder", "2D slices"):
         read_image(tmp_path)
-    for name, content in (("a.png", b"\x89PNG\r\n\x1a\n"), ("empty.tif", b""), ("a.tif", b"hello")):
+    others = {
+        "a.png": (b"\x89PNG\r\n\x1a\n", "no TIFF file, it is a PNG"),
+        "b.tif": (b"\xff\xd8\xff\xe0\x00", "no TIFF file, it is a JPEG"),
+        "c.tif": (b"", "is empty"),
+        "d.tif": (b"hello", "no TIFF file ;"),
+    }
+    for name, (content, words) in others.items():
         (tmp_path / name).write_bytes(content)
-        with refused(tmp_path / name, "no TIFF"):
+        with refused(tmp_path / name, words.replace(" ;", ";")):
             read_image(tmp_path / name)
 
 

@@ -1,7 +1,9 @@
 """What all readers share: which axes a file's array has, and what its lengths are in micrometres."""
 
+from weakseg_lib.data.plausible import warn_once
 from weakseg_lib.errors import InputError
 
+VOXEL_SIZE = "--voxel-size Z Y X"
 UNKNOWN = "QI"  # tifffile's letters for an axis that the file does not name
 MICROMETRES = {
     "nm": 1e-3,
@@ -35,13 +37,14 @@ def choose_volume(axes, shape, where, frame=None, channel=None, asked=None, chan
     go before the file's. channels: the channels' names, for messages.
 
     Raises InputError for an image that is 2D, or has several channels, colours, time points or positions and
-    nothing chooses one; for axes in an unusual order, which are not taken on trust; for a wrong `asked`.
+    nothing chooses one; for axes in an unusual order, which are not taken on trust; for a wrong `asked`. Warns
+    where `asked` contradicts a file that names z, y and x itself.
     """
     if 0 in shape:
         raise InputError(where, f"is an empty image of shape {shape}", "give a stack that has voxels")
-    found = f"axes {axes}, shape {tuple(int(size) for size in shape)}"
+    found = _describe(axes, shape)
     if asked is not None:
-        axes = _asked_axes(asked, shape, where, found)
+        axes = _asked_axes(axes, asked, shape, where, found)
     if channel is not None and ("C" not in axes or shape[axes.index("C")] == 1):
         axes = axes.replace("C", "Q").replace("S", "C")  # red is a channel where one is wanted
     index = [slice(None) if size > 1 or axis in "YX" else 0 for axis, size in zip(axes, shape, strict=True)]
@@ -64,10 +67,12 @@ def choose_volume(axes, shape, where, frame=None, channel=None, asked=None, chan
             kept.remove(place)
             letters = letters.replace("C", "")
     if letters == "YX":
-        fix = "give a 3D stack (ImageJ: File > Import > Image Sequence joins slices)"
+        joined = by_import(f"--slices {VOXEL_SIZE}", "FOLDER")
+        fix = f"give a 3D stack, or the folder of its slices: {joined}"
         raise InputError(where, f"is a 2D image ({found})", fix)
     if letters == "TYX":
-        fix = f"if its frames are z slices, say so: {by_import('--axes ZYX')}, or in ImageJ (Image > Properties)"
+        command = by_import(f"--axes ZYX {VOXEL_SIZE}")
+        fix = f"if its frames are z slices, say so: {command}, or in ImageJ (Image > Properties)"
         raise InputError(where, f"is a time series of 2D images, not a 3D stack ({found})", fix)
 
     # Without names numpy's order is meant: the axis before z is time.
@@ -95,12 +100,19 @@ def agree(axes, shape, asked):
     return all(own == other or own in UNKNOWN for own, size, other in pairs if size > 1)
 
 
-def by_import(option):
+def by_import(option, source="FILE"):
     """Return how to say `option` (str) to the command that brings in images of any form (str)."""
-    return f"`weakseg import FILE --out NAME/01 {option}`"
+    return f"`weakseg import {source} --out NAME/01 {option}`"
 
 
-def _asked_axes(asked, shape, where, found):
+def _describe(axes, shape):
+    size = " x ".join(str(n) for n in shape)
+    named = not any(axis in UNKNOWN for axis, n in zip(axes, shape, strict=True) if n > 1)
+    return f"shape {size}, axes {axes if named else 'not named'}"
+
+
+def _asked_axes(axes, asked, shape, where, found):
+    """Return a letter for each axis (str), as `asked` says; axes (str): what the file says."""
     letters = asked.upper()
     long = [i for i, size in enumerate(shape) if size > 1]
     wrong = sorted(letters) != sorted(set(letters) & set("TCZYX")) or not set("ZYX") <= set(letters)
@@ -109,6 +121,9 @@ def _asked_axes(asked, shape, where, found):
             f"name each of the {len(long)} axes longer than 1 once, by Z, Y, X, and T or C where it has them"
         )
         raise InputError(where, f"`--axes {asked}` does not go with it ({found})", fix)
+    if set("ZYX") <= {axes[i] for i in long} and not agree(axes, shape, asked):
+        problem = f"names its axes itself, {axes}, and {letters} is taken, without the file's voxel size"
+        warn_once(f"{where}: {problem}; leave `--axes` out if the file is right")
     return _for_each_axis(asked, shape)
 
 
@@ -125,7 +140,7 @@ def _check_channel(channel, number, names, where, found, letters):
     if channel is None:
         fix = f"choose one: {by_import('--channel N')}, N = 0..{number - 1}"
         if "Z" not in letters:
-            fix += ", or `--axes ZYX` if they are z slices"
+            fix += f", or `--axes ZYX {VOXEL_SIZE}` if they are z slices"
         raise InputError(where, f"has {number} channels, one is needed ({listed}; {found})", fix)
     if not 0 <= channel < number:
         fix = f"`--channel` can be 0..{number - 1} here" if number > 1 else "leave `--channel` out"
@@ -145,11 +160,16 @@ def _check_frame(frame, frames, where, found):
 
 def _check_order(space, sizes, where, found):
     """Refuse axes (str) of `sizes` that are not z, y, x, or that have no names and look like another order."""
-    fix = f"say which is which: {by_import('--axes ZYX')}, with the letters in the order of the axes"
     if sorted(space) == sorted("ZYX") and space != "ZYX":
+        fix = f"if that is right, say so: {by_import(f'--axes {space}')}"
         raise InputError(where, f"has its axes in the order {space}, not ZYX ({found})", fix)
     if len(space) != 3 or space[0] not in "Z" + UNKNOWN or space[1:] != "YX":
-        raise InputError(where, f"is not a single 3D stack ({found})", f"save one stack as z, y, x, or {fix}")
+        fix = f"save one stack as z, y, x, or say which axis is which: {by_import('--axes TZYX')} for example"
+        raise InputError(where, f"is not a single 3D stack ({found})", fix)
     if space[0] in UNKNOWN and min(sizes[1:]) * 2 < sizes[0]:
         # Slices are seldom more than twice the pixels of a side; (x, y, z) saved from Matlab or by numpy is common.
+        last = sizes[2] <= sizes[1]  # the shortest axis is most likely z
+        place, order = ("third", "YXZ") if last else ("second", "YZX")
+        command = by_import(f"--axes {order} {VOXEL_SIZE}")
+        fix = f"if z is the {place}: {command}; if it is the first, the same with `--axes ZYX`"
         raise InputError(where, f"does not name its axes, and z may not be the first ({found})", fix)

@@ -25,18 +25,39 @@ def question(image, voxel_size, where, z_is_default=False):
         default = "z is ImageJ's default, 1, which nobody may have set"
         doubt = f"{doubt}, and {default}" if doubt else default
     if doubt:
-        shown = " x ".join(f"{size:g}" for size in voxel_size)
         fix = "if that is wrong, give the right one with `--voxel-size Z Y X`"
-        _warn_once(f"{where}: the voxel size is {shown} um (z, y, x), {doubt}; {fix}", VoxelSizeWarning)
+        warn_once(f"{where}: the voxel size is {in_words(voxel_size)}, {doubt}; {fix}", VoxelSizeWarning)
     if saturated(image):
         problem = f"more than {SATURATED:.0%} of the voxels have the highest value, {image.max()}"
         fix = "cells that touch there cannot be told apart; record with less light, or use the file before conversion"
-        _warn_once(f"{where}: is saturated, {problem}; {fix}", UserWarning)
+        warn_once(f"{where}: is saturated, {problem}; {fix}")
+
+
+def question_choice(chosen, own, where):
+    """Warn where a voxel size given by hand is not the file's own. Both: (z, y, x) um.
+
+    where: the file or folder to name. Nothing is said where the file's own is odd, which is why another is given,
+    nor where the one given is, which `question` says.
+    """
+    if differ(chosen, own) and not doubtful_voxel_size(own) and not doubtful_voxel_size(chosen):
+        problem = f"the voxel size in the file is {in_words(own)}, and {in_words(chosen)} is taken"
+        warn_once(f"{where}: {problem}; leave `--voxel-size` out if the file is right")
 
 
 @cache  # Python's own memory of what was said is lost whenever a library changes a filter.
-def _warn_once(message, category):
+def warn_once(message, category=UserWarning):
+    """Warn, where the same was not said before in this process."""
     warnings.warn(message, category, stacklevel=2)
+
+
+def differ(a, b):
+    """Return whether two voxel sizes, (z, y, x) um, differ by more than rounding (bool)."""
+    return any(abs(one - other) > 0.001 * other for one, other in zip(a, b, strict=True))
+
+
+def in_words(voxel_size):
+    """Return a voxel size, (z, y, x) um, as messages have it (str)."""
+    return " x ".join(f"{size:g}" for size in voxel_size) + " um (z, y, x)"
 
 
 def doubtful_voxel_size(voxel_size):

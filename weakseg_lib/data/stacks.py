@@ -9,7 +9,8 @@ import numpy as np
 from weakseg_lib.data.files import IMAGE_NAME, read_json
 from weakseg_lib.data.microscopes import read_czi, read_nd2
 from weakseg_lib.data.ome_zarr import is_zarr, open_ome_zarr, read_ome_zarr
-from weakseg_lib.data.plausible import question
+from weakseg_lib.data.plausible import question, question_choice
+from weakseg_lib.data.slices import read_slices
 from weakseg_lib.data.tiff import read_tiff, write_tiff
 from weakseg_lib.data.tiff_metadata import spacing_is_default
 from weakseg_lib.errors import InputError
@@ -18,6 +19,7 @@ __all__ = [
     "Sequence",
     "Stack",
     "check_labels",
+    "dataset_voxel_size",
     "frame_name",
     "read_image",
     "read_labels",
@@ -25,7 +27,6 @@ __all__ = [
     "write_tiff",
 ]
 
-GIVE_VOXEL_SIZE = 'give it with `--voxel-size Z Y X`, or in dataset.json as {"voxel_size_um": [z, y, x]}'
 MAX_LABEL = np.iinfo(np.int32).max
 
 
@@ -43,9 +44,9 @@ class Stack:
 def read_image(path, frame=None, channel=None, axes=None):
     """Return an image and, where the file has it, its voxel size: array (D, H, W), (z, y, x) um or None.
 
-    path: a TIFF (plain, ImageJ, OME), ND2 or CZI, or an OME-Zarr folder. frame, channel: which time point and
-    channel to take from a file of several, from 0. axes: the order of the file's axes ("YXZ", "TZYX"), where it
-    does not say it or says it wrongly.
+    path: a TIFF (plain, ImageJ, OME), ND2 or CZI, an OME-Zarr folder, or a folder of 2D slices.
+    frame, channel: which time point and channel to take from a file of several, from 0. axes: the order of the
+    file's axes ("YXZ", "TZYX"), where it does not say it or says it wrongly.
 
     Raises InputError for a path that is missing, damaged, incomplete, or not one 3D stack of one channel, and
     where a package that the format needs is not installed.
@@ -56,32 +57,35 @@ def read_image(path, frame=None, channel=None, axes=None):
     if is_zarr(path):
         read = read_ome_zarr
     elif path.is_dir():
-        raise InputError(path, "is a folder, not an image", "give an image file or an OME-Zarr folder")
+        read = read_slices
     else:
         read = {".nd2": read_nd2, ".czi": read_czi}.get(path.suffix.lower(), read_tiff)
     return read(path, frame, channel, axes)
 
 
-def read_stack(path, voxel_size=None, labels=None, frame=None, channel=None, axes=None):
+def read_stack(path, voxel_size=None, labels=None, frame=None, channel=None, axes=None, dataset=None):
     """Return the `Stack` in a file, checked so that later steps can rely on it.
 
     voxel_size: (z, y, x) um; without it the file's own is taken, else that of a dataset.json in the file's
-    folder or one above. labels: path of the instance labels. frame, channel, axes: as in `read_image`.
+    folder or one above, else that of `dataset`, another such file. labels: path of the instance labels. frame,
+    channel, axes: as in `read_image`.
 
     Raises InputError as `read_image` and `read_labels` do, and for complex, NaN, infinite or constant images
     and for a voxel size that is missing or not positive. Warns of a voxel size that is implausible and of an
-    image that is saturated, and where ImageJ did not write how far apart the slices are.
+    image that is saturated, where ImageJ did not write how far apart the slices are, and where the file has
+    another voxel size than `voxel_size`.
     """
     path = Path(path)
     image, own_voxel_size = read_image(path, frame, channel, axes)
     image = _check_image(image, path)
-    z_is_default = voxel_size is None and own_voxel_size is not None and spacing_is_default(path)
-    if voxel_size is None:
-        voxel_size = own_voxel_size or _dataset_voxel_size(path)
-    voxel_size = _check_voxel_size(voxel_size, path)
+    given = voxel_size is not None
+    z_is_default = own_voxel_size is not None and spacing_is_default(path)
+    voxel_size = _find_voxel_size(path, voxel_size, own_voxel_size, axes, dataset)
     # Of a sequence the folder is named: what holds for all its frames is said once.
     where = path.parent if IMAGE_NAME.fullmatch(path.name) else path
-    question(image, voxel_size, where, z_is_default)
+    question(image, voxel_size, where, z_is_default and not given)
+    if given and own_voxel_size is not None and not z_is_default:
+        question_choice(voxel_size, own_voxel_size, where)
     if labels is not None:
         labels = read_labels(labels, image.shape, frame)
     return Stack(image, voxel_size, path.name.split(".")[0], path, labels)
@@ -96,7 +100,7 @@ def open_stack(path, voxel_size=None, frame=None):
     path = Path(path)
     image, own_voxel_size = open_ome_zarr(path, frame)
     _check_dtype(image.dtype, path)
-    voxel_size = _check_voxel_size(voxel_size or own_voxel_size or _dataset_voxel_size(path), path)
+    voxel_size = _find_voxel_size(path, voxel_size, own_voxel_size)
     return Stack(image, voxel_size, path.name.split(".")[0], path)
 
 
@@ -243,25 +247,41 @@ def _check_image(image, path):
     return image.astype(np.uint8) if image.dtype == bool else image
 
 
-def _dataset_voxel_size(path):
-    for folder in (path.parent, path.parent.parent):
-        dataset = folder / "dataset.json"
-        if dataset.is_file():
-            voxel_size = read_json(dataset).get("voxel_size_um")
-            if voxel_size is not None:
-                return _check_voxel_size(voxel_size, dataset)
-    return None
+def dataset_voxel_size(dataset):
+    """Return the voxel size (z, y, x) um in a dataset.json, or None where it, or the file, is not there.
+
+    Raises InputError where it is not three positive numbers.
+    """
+    voxel_size = read_json(dataset).get("voxel_size_um") if Path(dataset).is_file() else None
+    return None if voxel_size is None else _check_voxel_size(voxel_size, dataset, dataset)
 
 
-def _check_voxel_size(voxel_size, where):
-    if voxel_size is None:
-        raise InputError(where, "has no voxel size", GIVE_VOXEL_SIZE)
+def _find_voxel_size(path, given, own, axes=None, dataset=None):
+    """The voxel size given, or the file's own, or that of a dataset.json; as in `read_stack`."""
+    beside, above = (folder / "dataset.json" for folder in list(path.absolute().parents)[:2])
+    to_write = dataset or (above if IMAGE_NAME.fullmatch(path.name) else beside)
+    for voxel_size in (given, own):
+        if voxel_size is not None:
+            return _check_voxel_size(voxel_size, path, to_write)
+    for place in (beside, above, dataset):
+        voxel_size = place and dataset_voxel_size(place)
+        if voxel_size is not None:
+            return voxel_size
+    problem = "has no voxel size" if axes is None else f"has no voxel size for axes {axes.upper()}"
+    raise InputError(path, problem, _how_to_give(to_write))
+
+
+def _check_voxel_size(voxel_size, where, dataset):
     try:
         sizes = tuple(float(size) for size in voxel_size)
     except (TypeError, ValueError):
         sizes = ()
     if len(sizes) != 3 or not all(0 < size < float("inf") for size in sizes):
-        raise InputError(
-            where, f"its voxel size is {voxel_size}, it must be three positive numbers", GIVE_VOXEL_SIZE
-        )
+        problem = f"its voxel size is {voxel_size}, it must be three positive numbers"
+        raise InputError(where, problem, _how_to_give(dataset))
     return sizes
+
+
+def _how_to_give(dataset):
+    place = Path(dataset).absolute()
+    return f'give it with `--voxel-size Z Y X`, or in {place} as {{"voxel_size_um": [z, y, x]}}'

@@ -19,6 +19,7 @@ IMAGEJ_DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
 IMAGEJ_BYTES = 2**32 - 2**25  # ImageJ's TIFF has 32-bit offsets; leave room for the headers
 # What tifffile only logs, and then goes on with the slices that it could find.
 DAMAGE = re.compile(r"offset|corrupt|failed to reshape|circular", re.IGNORECASE)
+OTHER_FORMS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"PK\x03\x04": "zip"}  # how files of them begin
 COPY_AGAIN = "copy or export the file again"
 
 
@@ -65,6 +66,19 @@ def tiff_parts(path):
     with _damage_is_an_error(path), tifffile.TiffFile(path) as tif:
         pages = [page for series in tif.series for page in series.pages if page] if tif.is_ome else []
         return {path.resolve(), *(Path(page.parent.filehandle.path).resolve() for page in pages)}
+
+
+def read_tiff_slice(path):
+    """Return the one 2D image in a TIFF: array (H, W), in native byte order. Raises InputError as `read_tiff` does."""
+    path = Path(path)
+    with _damage_is_an_error(path), tifffile.TiffFile(path) as tif:
+        series = _only_series(tif, path)
+        _check_complete(tif, series, path)
+        if "S" in series.axes or sum(size > 1 for size in series.shape) != 2:
+            problem = f"is no grey 2D image (axes {series.axes}, shape {' x '.join(map(str, series.shape))})"
+            raise InputError(path, problem, "import stacks without `--slices`, and colours one by one")
+        image = np.squeeze(series.asarray())
+    return image.astype(image.dtype.newbyteorder("="), copy=False)
 
 
 def write_tiff(path, array, voxel_size):
@@ -133,7 +147,7 @@ def _damage_is_an_error(path):
         raise InputError(path, "does not fit into memory", "crop it or use a larger machine") from error
     except tifffile.TiffFileError as error:
         _raise_logged_damage(logged, path, error)
-        reason = "is no TIFF file" if "not a TIFF" in str(error) else f"is a damaged TIFF ({error})"
+        reason = _what_it_is(path) if "not a TIFF" in str(error) else f"is a damaged TIFF ({error})"
         raise InputError(path, reason, f"{COPY_AGAIN}, as an uncompressed or zlib TIFF") from error
     except Exception as error:
         if "imagecodecs" in str(error):
@@ -144,6 +158,14 @@ def _damage_is_an_error(path):
         _raise_logged_damage(logged, path, None)
     finally:
         logger.removeFilter(keep)
+
+
+def _what_it_is(path):
+    """What a file that is no TIFF is (str)."""
+    with open(path, "rb") as file:
+        start = file.read(max(map(len, OTHER_FORMS)))
+    form = next((f", it is a {form}" for mark, form in OTHER_FORMS.items() if start.startswith(mark)), "")
+    return f"is no TIFF file{form}" if start else "is empty, a file of 0 bytes"
 
 
 def _raise_logged_damage(logged, path, cause):
