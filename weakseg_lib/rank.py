@@ -26,7 +26,7 @@ from weakseg_lib.tiling import VIEWS, pad_to_stride, tiles
 from weakseg_lib.training_data import check_classes
 
 WAYS = ("random", "both", "disagreement", "difference")
-DEFAULT = "random"  # until the benchmark's numbers say that another way is better
+DEFAULT = "random"  # no other way taught more: benchmarks/results/which_to_mask_*.md
 NOISE = 0.06  # added to a view: standard deviation as a share of the bright level, as in training
 
 
