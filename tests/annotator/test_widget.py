@@ -77,6 +77,8 @@ def test_an_edit_is_answered_with_all_boxes_and_a_wrong_one_with_the_reason(open
     state = edit(widget, "add_rectangle", axis=0, index=6, low=[50, 50], high=[60, 60])
     assert "outside the stack" in state["problem"] and len(state["instances"]) == 1
     assert edit(widget, "delete", id_=7)["problem"]
+    state = edit(widget, "set_box", id_=1, box=[0, 10, 10, 2, 30, 34])
+    assert "stops at its mask" in state["problem"] and state["selected"] is None
 
 
 def test_the_answer_to_an_edit_says_which_one_it_is(open_):

@@ -211,11 +211,11 @@ function render({ model, el }) {
     if (ids.length) goTo(ids[(place < 0 && by < 0 ? 0 : place + by + ids.length) % ids.length]);
   }
 
-  function zoom(factor, plane = view.active, x = plane.width / 2, y = plane.height / 2) {
-    const before = [plane.fromX(x) * voxel[plane.right], plane.fromY(y) * voxel[plane.down]];
-    view.scale = clamp(view.scale * factor, 0.2 / voxel[2], 60 / voxel[2]);
-    view.centre[plane.right] = before[0] - (x - plane.width / 2) / view.scale;
-    view.centre[plane.down] = before[1] - (y - plane.height / 2) / view.scale;
+  /** about: what stays in its place, um; the cross. */
+  function zoom(factor, about = view.at.map((v, a) => (v + 0.5) * voxel[a])) {
+    const before = view.scale;
+    view.scale = clamp(before * factor, 0.2 / voxel[2], 60 / voxel[2]);
+    view.centre = view.centre.map((c, a) => about[a] + ((c - about[a]) * before) / view.scale);
     redraw();
   }
 
