@@ -179,6 +179,21 @@ def test_read_only_changes_nothing(open_):
     assert not open_.sequence.weak_path.exists()
 
 
+def test_a_folder_that_cannot_be_written_is_said_when_it_is_opened(make_sequence):
+    from weakseg_lib import Annotator
+
+    sequence = Sequence(make_sequence(share=None))
+    sequence.weak_path.write_text("in the way")
+    widget = Annotator(sequence)
+    sent = []
+    widget.send = lambda *message: sent.append(message)
+    widget._receive(widget, {"type": "hello", "view": "a"}, [])
+    state = sent[-1][0]
+    assert state["state"] == "not saved" and "cannot be written" in state["why"] and not state["read_only"]
+    sequence.weak_path.unlink()
+    widget.close()
+
+
 def test_closing_saves(open_):
     widget = open_()
     edit(widget, "add_rectangle", **BOX)

@@ -15,6 +15,7 @@ INFO = {
     "window": [0, 9],
     "most": 9,
     "grey": {"offset": 0, "step": 1},
+    "predicted_masks": 0,
 }
 STATE = {
     "type": "state",

@@ -2,6 +2,8 @@
 // Python, and every edit is made there. widget.py puts the other files before this one.
 
 const SILENCE = 5000; // ms without an answer until the page says so
+const NO_ANSWER = "Python does not answer. If it is busy, wait; if its kernel was restarted, run this cell again: " +
+  "what is drawn white is not kept then";
 const SELECT_FIRST = "Select a box first: click it, or choose it in the list.";
 // The same after a reload, so that whoever was editing still is.
 const session = (() => {
@@ -62,8 +64,7 @@ function render({ model, el }) {
     if (shown) view.pending.push({ number: edits, ...shown });
     layBoxes();
     send("edit", { do: what, how, number: edits });
-    silence ??= setTimeout(
-      () => page.showSaved("not saved", "Python does not answer: its kernel is busy or has stopped"), SILENCE);
+    silence ??= setTimeout(() => page.showSaved("not saved", NO_ANSWER), SILENCE);
   }
 
   function onSelected(what) {
@@ -225,11 +226,12 @@ function render({ model, el }) {
     redraw();
   }
 
-  let laidOut = false;
   function layOut() {
+    const before = planes[0].width;
     if (!page.layOut(size)) return;
-    laidOut ? redraw() : fit();
-    laidOut = true;
+    if (!before) return fit();
+    view.scale *= planes[0].width / before; // the same stays in sight
+    redraw();
   }
 
   // ---- all together ----------------------------------------------------------------------------------------

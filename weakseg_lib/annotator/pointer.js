@@ -55,6 +55,7 @@ function attachPointer(view, app) {
     const [x, y] = (plane.pointer = [event.offsetX, event.offsetY]);
     if (!drag) {
       view.active = plane;
+      takeKeys(plane);
       plane.canvas.style.cursor = cursor(hit(plane, x, y));
       return app.redraw();
     }
@@ -68,6 +69,13 @@ function attachPointer(view, app) {
     } else if (drag.kind === "box") drag.box = drawn(plane, drag, x, y);
     else drag.box = pulled(plane, drag, x, y);
     app.redraw();
+  }
+
+  /** Keys are for the plane under the pointer, unless somebody is typing in the notebook or in another window. */
+  function takeKeys({ canvas }) {
+    const typing = "input:not([type=range]), textarea, select, iframe, [contenteditable=true], .cm-editor";
+    if (document.activeElement === canvas || !document.hasFocus() || document.activeElement?.closest(typing)) return;
+    canvas.focus({ preventScroll: true });
   }
 
   function cursor({ kind, r, d }) {

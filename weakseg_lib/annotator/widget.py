@@ -71,6 +71,7 @@ class Annotator(anywidget.AnyWidget):
             "window": [low, high],
             "most": int(self._image.max()),
             "grey": grey,
+            "predicted_masks": self._files.predicted_masks,
         }
         self.on_msg(self._receive)
 
