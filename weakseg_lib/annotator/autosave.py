@@ -39,7 +39,7 @@ class Autosave:
 
     sequence, t: the frame. stack: its `Stack`. proposals: the `WeakAnnotation` to start from where there is none on
     disk; it is written with the first change. tell: called with "saved", "saving" or "not saved", and a line that says
-    why; from another thread. read_only: do not take the lock, write nothing.
+    why; also from another thread. read_only: do not take the lock, write nothing.
 
     Attributes: document; clock, a `Clock`; read_only, a line that says why, or ""; predicted_masks, how many masks a
     program made and nobody has looked at. What cannot be written stays in memory and is tried again. Where another

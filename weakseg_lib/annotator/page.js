@@ -3,18 +3,18 @@
 const TOOLS = [
   ["select", "V", "Select, move and resize boxes; drag the background to pan"],
   ["box", "B", "Draw a box in one plane"],
-  ["paint", "P", "Paint the mask of the selected box"],
+  ["paint", "P", "Paint the mask of the selected box; a click in another box selects that one"],
   ["erase", "E", "Erase from the mask of the selected box"],
 ];
 const KEYS = [
   ["wheel, Page Up / Down", "through the slices (Shift: by ten)"],
-  ["Ctrl + wheel, + −, 0", "zoom; fit"],
+  ["Ctrl + wheel, + −, 0", "zoom, by keys about the cross; fit"],
   ["right or middle button, Ctrl + Alt + arrows", "pan"],
-  ["1 2 3", "plane xy, zy, zx for the keys below"],
+  ["1 2 3", "plane xy, zy, zx for the keys below, or point at one"],
   ["arrows", "move the cross (Shift: by ten)"],
   ["V B P E", "tools: select, box, paint, erase"],
   ["Enter", "new box around the cross"],
-  ["Alt + arrows, Page Up / Down", "move the box"],
+  ["Alt + arrows, Page Up / Down", "move the box, as long as it has no mask"],
   ["Ctrl + arrows, Page Up / Down", "move the box's far side (Shift: its near side)"],
   ["space", "paint or erase at the cross"],
   ["[ ]", "smaller, larger brush"],
