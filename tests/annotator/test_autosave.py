@@ -106,16 +106,19 @@ def test_proposals_are_written_with_the_first_change_and_never_replace_annotatio
     files.close()
     assert not sequence.weak_boxes_path(0).exists()
     files = open_(proposals=proposals)
+    assert files.predicted_masks == proposals.has_mask.sum() > 0
     files.document.delete(1)
     files.close()
     assert read(sequence).ids.tolist() == proposals.ids[1:].tolist()
     assert np.array_equal(read(sequence).masks, np.where(proposals.masks == 1, 0, proposals.masks))
-    assert len(open_(proposals=proposals).document.instances) == len(proposals.ids) - 1
+    again = open_(proposals=proposals)
+    assert len(again.document.instances) == len(proposals.ids) - 1 and again.predicted_masks == 0
 
 
 def test_who_says_that_proposals_are_right_makes_them_an_annotation(open_, sequence):
     propose_sequence(sequence, progress=False)
     files = open_()
+    assert files.predicted_masks == 0
     files.close()
     assert proposed_frames(sequence) == [0]  # looking alone does not
     files = open_()
@@ -240,8 +243,11 @@ def test_nothing_that_a_table_and_masks_say_is_lost_by_drawing(open_, sequence):
     ]
 
 
-@pytest.mark.parametrize("error", [FULL, PermissionError(errno.EACCES, "Permission denied")])
-def test_what_cannot_be_written_is_kept_and_tried_again(open_, sequence, monkeypatch, error):
+DENIED = PermissionError(errno.EACCES, "Permission denied")
+
+
+@pytest.mark.parametrize("error, fix", [(FULL, "free some space"), (DENIED, "allow writing there")])
+def test_what_cannot_be_written_is_kept_and_tried_again(open_, sequence, monkeypatch, error, fix):
     files = open_()
     draw(files)
     files.save()
@@ -254,7 +260,8 @@ def test_what_cannot_be_written_is_kept_and_tried_again(open_, sequence, monkeyp
     second = files.document.add_box(BOX)
     assert files.save() is False and files.close() is False
     state, why = open_.told[-1]
-    assert state == "not saved" and "kept in memory" in why and "\n" not in why
+    assert state == "not saved" and f"; {fix}: it is tried again every 5 s. Do not restart the kernel" in why
+    assert "run again" not in why and "\n" not in why
     assert read(sequence).ids.tolist() == before.ids.tolist() == [1]
     monkeypatch.setattr(os, "replace", replace)
     assert files.save() is True and open_.told[-1] == ("saved", "")
@@ -264,6 +271,7 @@ def test_what_cannot_be_written_is_kept_and_tried_again(open_, sequence, monkeyp
 def test_a_folder_that_cannot_be_made_does_not_keep_one_from_drawing(open_, sequence):
     sequence.weak_path.write_text("in the way")
     files = open_()
+    assert open_.told[0][0] == "not saved" and "cannot be written" in open_.told[0][1]
     draw(files)
     assert not files.read_only and files.save() is False
     sequence.weak_path.unlink()

@@ -131,12 +131,29 @@ def test_another_instance_is_neither_painted_over_nor_erased(document):
     assert document.instances[first].voxels == 0 and not (document.masks == first).any()
 
 
-def test_a_box_stays_around_its_mask(document):
+def test_a_box_stays_around_its_mask_and_says_so(document):
     id_ = document.add_box(BOX)
+    assert document.set_box(id_, (4, 9, 10, 12, 30, 34)) is None
     document.paint(id_, 0, 6, [[20, 20]], 0.5)
-    document.set_box(id_, (10, 25, 25, 12, 30, 34))
+    assert f"box {id_}: stops at its mask" in document.set_box(id_, (10, 25, 25, 12, 30, 34))
     assert document.instances[id_].box == (6, 18, 18, 12, 30, 34)
     assert (document.masks == id_).sum() == document.instances[id_].voxels
+    assert document.set_box(id_, (-3, 10, 10, 12, 30, 99)) is None
+    assert document.instances[id_].box == (0, 10, 10, 12, 30, 48)
+
+
+def test_a_box_with_a_mask_is_not_moved(document, refused):
+    id_ = document.add_box(BOX)
+    document.set_box(id_, np.add(BOX, 2))
+    document.paint(id_, 0, 8, [[20, 20]], 0.5)
+    for by in ([0, 0, 3], [0, 0, 20], [-1, -5, 0]):  # also out of the stack
+        with refused(f"box {id_}", "its mask stays where it is"):
+            document.set_box(id_, np.add(document.instances[id_].box, [*by, *by]))
+    assert document.instances[id_].box == tuple(np.add(BOX, 2))
+    document.set_box(id_, document.instances[id_].box)
+    document.paint(id_, 0, 8, [[20, 20]], 9.0, erase=True)
+    document.set_box(id_, BOX)
+    assert document.instances[id_].box == BOX
 
 
 def test_fill_interpolates_between_painted_slices(document):

@@ -77,6 +77,8 @@ def test_an_edit_is_answered_with_all_boxes_and_a_wrong_one_with_the_reason(open
     state = edit(widget, "add_rectangle", axis=0, index=6, low=[50, 50], high=[60, 60])
     assert "outside the stack" in state["problem"] and len(state["instances"]) == 1
     assert edit(widget, "delete", id_=7)["problem"]
+    state = edit(widget, "set_box", id_=1, box=[0, 10, 10, 2, 30, 34])
+    assert "stops at its mask" in state["problem"] and state["selected"] is None
 
 
 def test_the_answer_to_an_edit_says_which_one_it_is(open_):
@@ -175,6 +177,21 @@ def test_read_only_changes_nothing(open_):
     state = edit(widget, "add_rectangle", **BOX)
     assert state["instances"] == [] and state["read_only"]
     assert not open_.sequence.weak_path.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_said_when_it_is_opened(make_sequence):
+    from weakseg_lib import Annotator
+
+    sequence = Sequence(make_sequence(share=None))
+    sequence.weak_path.write_text("in the way")
+    widget = Annotator(sequence)
+    sent = []
+    widget.send = lambda *message: sent.append(message)
+    widget._receive(widget, {"type": "hello", "view": "a"}, [])
+    state = sent[-1][0]
+    assert state["state"] == "not saved" and "cannot be written" in state["why"] and not state["read_only"]
+    sequence.weak_path.unlink()
+    widget.close()
 
 
 def test_closing_saves(open_):

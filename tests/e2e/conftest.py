@@ -1,4 +1,4 @@
-"""A browser and a JupyterLab for tests (browser.py)."""
+"""A browser and a JupyterLab for tests (browser.py), and the annotator's page alone (annotator_hand.py)."""
 
 import importlib.util
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parent))
+from annotator_hand import Hand  # noqa: E402
 from browser import Page, find_browser, jupyterlab  # noqa: E402
 
 
@@ -23,6 +24,14 @@ def page(tmp_path):
         page.save_picture(tmp_path / "last.png")
     finally:
         page.close()
+
+
+@pytest.fixture
+def hand(page):
+    """The annotator's page without a kernel. At the end it has had no error."""
+    hand = Hand(page)
+    yield hand
+    assert page.run("problems") == []
 
 
 @pytest.fixture

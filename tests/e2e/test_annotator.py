@@ -68,6 +68,24 @@ def test_draw_adjust_paint_undo_kill_and_reopen(notebook, page, sequence, tmp_pa
             time.sleep(0.1)
         raise AssertionError(problem)
 
+    # Keys are JupyterLab's, where one types code, else the annotator's as soon as the pointer is over it.
+    def point(*at):
+        page.call("Input.dispatchMouseEvent", type="mouseMoved", **dict(zip("xy", at, strict=True)))
+
+    tool = f"{WEAKSEG} .grid').dataset.tool"
+    typing = "document.activeElement.closest('.cm-editor') !== null"
+    page.run("document.querySelector('.jp-Cell .cm-content').focus()")
+    page.wait(typing, 20, "the cell has no focus")
+    point(*place("xy", 0, 10, 12)), point(*place("xy", 0, 12, 12))
+    assert page.run(typing)
+    page.press("Escape", 27)
+    page.wait(f"!({typing})", 20, "the cell keeps the focus")
+    point(*place("xy", 0, 10, 12))
+    page.press("p", 80)
+    page.wait(f"{tool} === 'paint'", 20, "keys are not the annotator's")
+    page.press("b", 66)
+    page.wait(f"{tool} === 'box'", 20, "keys are not the annotator's")
+
     # Draw a box in xy, as deep as wide; make it deeper by its handle in zy.
     page.drag(place("xy", 0, 10, 12), place("xy", 0, 20, 20), place("xy", 0, 26, 28))
     page.wait("document.querySelectorAll('.weakseg li').length === 1", 20, "no box")

@@ -2,6 +2,8 @@
 // Python, and every edit is made there. widget.py puts the other files before this one.
 
 const SILENCE = 5000; // ms without an answer until the page says so
+const NO_ANSWER = "Python does not answer. If it is busy, wait; if its kernel was restarted, run this cell again: " +
+  "what is drawn white is not kept then";
 const SELECT_FIRST = "Select a box first: click it, or choose it in the list.";
 // The same after a reload, so that whoever was editing still is.
 const session = (() => {
@@ -62,8 +64,7 @@ function render({ model, el }) {
     if (shown) view.pending.push({ number: edits, ...shown });
     layBoxes();
     send("edit", { do: what, how, number: edits });
-    silence ??= setTimeout(
-      () => page.showSaved("not saved", "Python does not answer: its kernel is busy or has stopped"), SILENCE);
+    silence ??= setTimeout(() => page.showSaved("not saved", NO_ANSWER), SILENCE);
   }
 
   function onSelected(what) {
@@ -211,11 +212,11 @@ function render({ model, el }) {
     if (ids.length) goTo(ids[(place < 0 && by < 0 ? 0 : place + by + ids.length) % ids.length]);
   }
 
-  function zoom(factor, plane = view.active, x = plane.width / 2, y = plane.height / 2) {
-    const before = [plane.fromX(x) * voxel[plane.right], plane.fromY(y) * voxel[plane.down]];
-    view.scale = clamp(view.scale * factor, 0.2 / voxel[2], 60 / voxel[2]);
-    view.centre[plane.right] = before[0] - (x - plane.width / 2) / view.scale;
-    view.centre[plane.down] = before[1] - (y - plane.height / 2) / view.scale;
+  /** about: what stays in its place, um; the cross. */
+  function zoom(factor, about = view.at.map((v, a) => (v + 0.5) * voxel[a])) {
+    const before = view.scale;
+    view.scale = clamp(before * factor, 0.2 / voxel[2], 60 / voxel[2]);
+    view.centre = view.centre.map((c, a) => about[a] + ((c - about[a]) * before) / view.scale);
     redraw();
   }
 
@@ -225,11 +226,12 @@ function render({ model, el }) {
     redraw();
   }
 
-  let laidOut = false;
   function layOut() {
+    const before = planes[0].width;
     if (!page.layOut(size)) return;
-    laidOut ? redraw() : fit();
-    laidOut = true;
+    if (!before) return fit();
+    view.scale *= planes[0].width / before; // the same stays in sight
+    redraw();
   }
 
   // ---- all together ----------------------------------------------------------------------------------------

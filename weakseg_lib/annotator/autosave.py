@@ -8,7 +8,7 @@ from pathlib import Path
 
 from weakseg_lib.annotator.clock import Clock
 from weakseg_lib.annotator.document import Document
-from weakseg_lib.data.files import read_json, write_json
+from weakseg_lib.data.files import DISK_FULL, read_json, write_json
 from weakseg_lib.data.lock import Locked, frame_lock
 from weakseg_lib.data.proposed import digest, is_proposed, looked_at, weak_paths
 from weakseg_lib.data.stacks import frame_name
@@ -39,11 +39,12 @@ class Autosave:
 
     sequence, t: the frame. stack: its `Stack`. proposals: the `WeakAnnotation` to start from where there is none on
     disk; it is written with the first change. tell: called with "saved", "saving" or "not saved", and a line that says
-    why; from another thread. read_only: do not take the lock, write nothing.
+    why; also from another thread. read_only: do not take the lock, write nothing.
 
-    Attributes: document; clock, a `Clock`; read_only, a line that says why, or "". What cannot be written stays in
-    memory and is tried again. Where another program changed the files, they are left as they are, and what is drawn
-    here goes into boxes000.mine.csv and mask000.mine.tif beside them. Raises InputError as `read_weak` does.
+    Attributes: document; clock, a `Clock`; read_only, a line that says why, or ""; predicted_masks, how many masks a
+    program made and nobody has looked at. What cannot be written stays in memory and is tried again. Where another
+    program changed the files, they are left as they are, and what is drawn here goes into boxes000.mine.csv and
+    mask000.mine.tif beside them. Raises InputError as `read_weak` does.
     """
 
     def __init__(self, sequence, t, stack, proposals=None, tell=lambda state, why: None, read_only=False):
@@ -51,6 +52,7 @@ class Autosave:
         number = frame_name(t, sequence.digits)
         self.time_path = sequence.weak_path / f"time{number}.json"
         self.lock = frame_lock(sequence, t)
+        self._tell, self._told = tell, None
         self.read_only = "opened to look only" if read_only else self._take_lock()
         try:
             # Before they are read: then a change in between is noticed, too.
@@ -62,11 +64,12 @@ class Autosave:
         except BaseException:
             self.lock.release()
             raise
+        unseen = is_new or is_proposed(sequence, t)
+        self.predicted_masks = self.document.mask_count if unseen else 0
         self._written = (0, -1 if is_new else 0)  # versions of the document and of its masks
         self._time_written = self.clock.to_keep()
         self._looked = False  # a person said that all is right, and that is not noted yet
         self._mine = None  # where another program changed the files: a `_Mine`
-        self._tell, self._told = tell, None
         self._saving, self._wake, self._stop = threading.Lock(), threading.Event(), threading.Event()
         if not self.read_only:
             atexit.register(self.close)
@@ -92,7 +95,7 @@ class Autosave:
                 self._say("not saved", f"{error.problem}; {error.fix}")
                 return False
             except Exception as error:  # whatever it is: the thread must live to try again
-                self._say("not saved", f"{error}; your work is kept in memory, next try in {RETRY:.0f} s")
+                self._say("not saved", _not_yet(error))
                 return False
             self._say("saved")
             return True
@@ -119,8 +122,8 @@ class Autosave:
             put_back_weak(self.sequence, self.t)
         except Locked as error:
             return str(error)
-        except InputError:
-            pass
+        except InputError as error:
+            self._say("not saved", _not_yet(error))
         return ""
 
     def _run(self):
@@ -182,6 +185,18 @@ class Autosave:
         if (state, why) != self._told:
             self._told = state, why
             self._tell(state, why)
+
+
+def _not_yet(error):
+    """A line on what could not be written and will be, once that is possible."""
+    line, cause = str(error), error
+    while cause.__cause__:
+        cause = cause.__cause__
+    if isinstance(error, InputError) and isinstance(cause, OSError):  # its fix is for a command that ended
+        fix = "free some space" if cause.errno in (*DISK_FULL, None) else "allow writing there"
+        line = f"{error.where}: {error.problem}; {fix}"
+    keep = "Do not restart the kernel: your work is in its memory"
+    return f"{line}: it is tried again every {RETRY:.0f} s. {keep}"
 
 
 def _free_names(paths):

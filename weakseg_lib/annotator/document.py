@@ -116,19 +116,28 @@ class Document:
         return self.add_box(box)
 
     def set_box(self, id_, box):
-        """Give an instance another box. Where that would cut its mask, the box stays around the mask."""
+        """Give an instance another box; return a line to show (str) where a side stops short, else None.
+
+        No box cuts its mask: a side that would, stops there. A box with a mask is not moved as a whole, as the cell
+        whose outline was drawn is where it is.
+        """
         with self.lock:
             one = self._get(id_)
-            box = np.array(self._clip(box))
-            if one.voxels:
-                region = _voxels(one.box)
-                (inside,) = find_objects((self.masks[region] == id_).astype(np.uint8))
-                box[:3] = np.minimum(
-                    box[:3], [r.start + i.start for r, i in zip(region, inside, strict=True)]
-                )
-                box[3:] = np.maximum(box[3:], [r.start + i.stop for r, i in zip(region, inside, strict=True)])
+            by = np.subtract(box, one.box)
+            asked = np.array(self._clip(box))
+            if not one.voxels:
+                box = asked
+            elif by.any() and np.allclose(by[:3], by[3:]):
+                fix = "pull its sides, or erase the mask first"
+                raise InputError(f"box {id_}", "is not moved, as its mask stays where it is", fix)
+            else:
+                low, high = self._around_mask(id_, one)
+                box = np.concatenate([np.minimum(asked[:3], low), np.maximum(asked[3:], high)])
             if tuple(box) != one.box:
                 self._do({id_: replace(one, box=tuple(box.tolist()))})
+            return (
+                None if (box == asked).all() else f"box {id_}: stops at its mask; to go on, erase there first"
+            )
 
     def delete(self, id_):
         """Remove an instance, box and mask."""
@@ -150,7 +159,9 @@ class Document:
                 problem = (
                     f"is in slices {region[axis].start} to {region[axis].stop - 1} of {'zyx'[axis]} only"
                 )
-                raise InputError(f"box {id_}", problem, "go there, or make it larger by its handles")
+                raise InputError(
+                    f"box {id_}", problem, "go there, make it larger by its handles, or click another box"
+                )
             region[axis] = slice(index, index + 1)
             others = [a for a in range(3) if a != axis]
             low, high = np.array([[region[a].start, region[a].stop] for a in others]).T
@@ -158,7 +169,9 @@ class Document:
             near, corner = stroke(points, radius, self.voxel_size[others], low, high)
             if not near.any():
                 raise InputError(
-                    f"box {id_}", "the stroke is outside", "paint inside, or make the box larger"
+                    f"box {id_}",
+                    "the stroke is outside",
+                    "paint inside, make the box larger, or click another",
                 )
             for a, start, size in zip(others, corner, near.shape, strict=True):
                 region[a] = slice(start, start + size)
@@ -205,6 +218,14 @@ class Document:
         with self.lock:
             if self._redo:
                 self._undo.append(self._swap(self._redo.pop()))
+
+    def _around_mask(self, id_, one):
+        """The two corners of the smallest box around a mask."""
+        region = _voxels(one.box)
+        (inside,) = find_objects((self.masks[region] == id_).astype(np.uint8))
+        return zip(
+            *((r.start + i.start, r.start + i.stop) for r, i in zip(region, inside, strict=True)), strict=True
+        )
 
     def _paint(self, id_, region, chosen, erase=False):
         before = self.masks[region]

@@ -16,9 +16,10 @@ function attachKeys(view, page, app) {
     if (event.ctrlKey && event.altKey) view.centre[a] += (way * 40) / view.scale;
     else if ((event.altKey || event.ctrlKey) && one) {
       const box = [...one.box];
-      for (const side of event.altKey ? [0, 3] : event.shiftKey ? [0] : [3])
-        box[a + side] = clamp(box[a + side] + way, side ? (event.altKey ? 1 : box[a] + 1) : 0,
-          side ? shape[a] : event.altKey ? shape[a] - 1 : box[a + 3] - 1);
+      const by = clamp(way, -box[a], shape[a] - box[a + 3]); // a box that is moved stays whole
+      if (event.altKey) (box[a] += by), (box[a + 3] += by);
+      else if (event.shiftKey) box[a] = clamp(box[a] + way, 0, box[a + 3] - 1);
+      else box[a + 3] = clamp(box[a + 3] + way, box[a] + 1, shape[a]);
       app.setBox(view.selected, box);
     } else if (!event.altKey && !event.ctrlKey) app.moveTo(a, view.at[a] + way * (event.shiftKey ? 10 : 1));
     app.redraw();

@@ -3,18 +3,18 @@
 const TOOLS = [
   ["select", "V", "Select, move and resize boxes; drag the background to pan"],
   ["box", "B", "Draw a box in one plane"],
-  ["paint", "P", "Paint the mask of the selected box"],
+  ["paint", "P", "Paint the mask of the selected box; a click in another box selects that one"],
   ["erase", "E", "Erase from the mask of the selected box"],
 ];
 const KEYS = [
   ["wheel, Page Up / Down", "through the slices (Shift: by ten)"],
-  ["Ctrl + wheel, + −, 0", "zoom; fit"],
+  ["Ctrl + wheel, + −, 0", "zoom, by keys about the cross; fit"],
   ["right or middle button, Ctrl + Alt + arrows", "pan"],
-  ["1 2 3", "plane xy, zy, zx for the keys below"],
+  ["1 2 3", "plane xy, zy, zx for the keys below, or point at one"],
   ["arrows", "move the cross (Shift: by ten)"],
   ["V B P E", "tools: select, box, paint, erase"],
   ["Enter", "new box around the cross"],
-  ["Alt + arrows, Page Up / Down", "move the box"],
+  ["Alt + arrows, Page Up / Down", "move the box, as long as it has no mask"],
   ["Ctrl + arrows, Page Up / Down", "move the box's far side (Shift: its near side)"],
   ["space", "paint or erase at the cross"],
   ["[ ]", "smaller, larger brush"],
@@ -68,7 +68,7 @@ class Page {
     make("table", { parent: this.help }, ...KEYS.map(([keys, what]) =>
       make("tr", {}, make("th", {}, keys), make("td", {}, what))));
     this.button(this.help, "close", "Close (Escape)", () => this.help.close());
-    Object.assign(this, { view, app, root, main, listed: "", quiet: null });
+    Object.assign(this, { view, app, root, main, info, listed: "", quiet: null, unsaved: null, here: false, said: "" });
   }
 
   button(parent, text, hint, action) {
@@ -88,6 +88,24 @@ class Page {
   showSaved(state, why = "") {
     this.saved.className = `saved ${state.replace(" ", "-")}`;
     this.saved.textContent = this.view.locked ? "read-only" : state + (why && `: ${why}`);
+    if (state === "saved") this.unsaved = "";
+    this.showBanner();
+  }
+
+  /** Above the planes, as it concerns all that is drawn. They move with it: nothing comes and goes while one draws. */
+  showBanner() {
+    const { here, view: { locked }, info: { predicted_masks: predicted } } = this;
+    const text =
+      locked ? `Read-only: ${locked} `
+      : this.unsaved ? `What you draw cannot be saved yet: ${this.unsaved}`
+      : predicted ? `Masks from a prediction: ${predicted}. From your first change or Ctrl + S on, all of them teach ` +
+        "as they are: delete or mend the bad ones."
+      : "";
+    if (this.said === text + here) return;
+    this.said = text + here;
+    this.banner.hidden = !text;
+    this.banner.replaceChildren(text);
+    if (here) this.button(this.banner, "edit here", "Edit here instead", () => this.app.take());
   }
 
   /** What Python said, see _send_state in widget.py. here: whether this page may take the editing over. */
@@ -95,9 +113,9 @@ class Page {
     const { locked } = this.view;
     this.undo.disabled = !state.undo;
     this.redo.disabled = !state.redo;
-    this.banner.hidden = !locked;
-    this.banner.replaceChildren(`Read-only: ${locked} `);
-    if (here) this.button(this.banner, "edit here", "Edit here instead", () => this.app.take());
+    this.here = here;
+    this.unsaved ??= state.state === "not saved" ? state.why : ""; // when it was opened
+    this.showBanner();
     for (const control of [...this.tools.slice(1), this.fill, this.remove]) control.disabled = Boolean(locked);
     this.counts.textContent = state.counts;
     if (state.state) this.showSaved(state.state, state.why);

@@ -60,13 +60,13 @@ function strokeTwice(context, style, width) {
   context.stroke();
 }
 
-function write(context, text, x, y, style) {
+function write(context, text, x, y, style, most = undefined) { // most: px, narrower letters where it is longer
   context.font = "600 12px system-ui, sans-serif";
   context.lineWidth = 3;
   context.strokeStyle = "#000";
-  context.strokeText(text, x, y);
+  context.strokeText(text, x, y, most);
   context.fillStyle = style;
-  context.fillText(text, x, y);
+  context.fillText(text, x, y, most);
 }
 
 /** view: what all planes share (see annotator.js). name, axis, down, right: see PLANES. */
@@ -170,9 +170,9 @@ class Plane {
     if (box) this.drawBox(context, first, box, true);
     this.drawCross(context);
     this.drawBrush(context);
-    const text = `${this.name}   ${NAMES[this.axis]} ${view.at[this.axis]} of ${view.shape[this.axis] - 1}`;
-    write(context, text, 8, 16, "#fff");
-    canvas.setAttribute("aria-label", `Plane ${text}`);
+    const title = `${this.name}   ${NAMES[this.axis]} ${view.at[this.axis]}/${view.shape[this.axis] - 1}`;
+    write(context, title, 8, 16, "#fff", this.width - 16);
+    canvas.setAttribute("aria-label", `Plane ${title.replace("/", " of ")}`);
     canvas.classList.toggle("active", this === view.active);
     if (this === view.planes[0]) this.drawScaleBar(context);
   }

@@ -37,8 +37,8 @@ function attachPointer(view, app) {
     const [x, y] = [event.offsetX, event.offsetY];
     const { kind, r, d } = event.button ? { kind: "pan" } : hit(plane, x, y);
     const paints = kind === "paint" || kind === "erase";
-    if (paints) {
-      app.select(boxUnder(plane, x, y, view.selected) ?? view.selected);
+    if (paints && view.selected === null) { // else the selected one's: where cells touch, a stroke may begin next door
+      app.select(boxUnder(plane, x, y));
       if (view.selected === null) return app.say("Draw or select a box first: masks are painted inside one.");
     }
     const { pointerId } = event;
@@ -55,6 +55,7 @@ function attachPointer(view, app) {
     const [x, y] = (plane.pointer = [event.offsetX, event.offsetY]);
     if (!drag) {
       view.active = plane;
+      takeKeys(plane);
       plane.canvas.style.cursor = cursor(hit(plane, x, y));
       return app.redraw();
     }
@@ -68,6 +69,13 @@ function attachPointer(view, app) {
     } else if (drag.kind === "box") drag.box = drawn(plane, drag, x, y);
     else drag.box = pulled(plane, drag, x, y);
     app.redraw();
+  }
+
+  /** Keys are for the plane under the pointer, unless somebody is typing in the notebook or in another window. */
+  function takeKeys({ canvas }) {
+    const typing = "input:not([type=range]), textarea, select, iframe, [contenteditable=true], .cm-editor";
+    if (document.activeElement === canvas || !document.hasFocus() || document.activeElement?.closest(typing)) return;
+    canvas.focus({ preventScroll: true });
   }
 
   function cursor({ kind, r, d }) {
@@ -105,6 +113,11 @@ function attachPointer(view, app) {
     if (!drag || drag.pointerId !== event.pointerId) return;
     view.drag = null;
     app.redraw();
+    const other = drag.moved ? null : boxUnder(plane, drag.x, drag.y, view.selected);
+    if (drag.stroke && other !== null && other !== view.selected) {
+      app.select(other);
+      return app.say(`Box ${other} is selected now, nothing was painted.`);
+    }
     if (drag.stroke) return app.paint(drag); // a cancelled one, too: its points are what the hand did
     if (event.type !== "pointerup") return;
     if (!drag.moved) {
@@ -119,8 +132,12 @@ function attachPointer(view, app) {
   function turn(plane, event) {
     event.preventDefault();
     if (view.drag) return;
-    if (event.ctrlKey || event.metaKey)
-      return app.zoom(event.deltaY < 0 ? 1.2 : 1 / 1.2, plane, event.offsetX, event.offsetY);
+    if (event.ctrlKey || event.metaKey) {
+      const about = [...view.centre];
+      about[plane.right] = plane.fromX(event.offsetX) * view.voxel[plane.right];
+      about[plane.down] = plane.fromY(event.offsetY) * view.voxel[plane.down];
+      return app.zoom(event.deltaY < 0 ? 1.2 : 1 / 1.2, about);
+    }
     const by = Math.sign(event.deltaY || event.deltaX) * (event.shiftKey ? 10 : 1);
     if (by) app.moveTo(plane.axis, view.at[plane.axis] + by);
   }

@@ -71,6 +71,7 @@ class Annotator(anywidget.AnyWidget):
             "window": [low, high],
             "most": int(self._image.max()),
             "grey": grey,
+            "predicted_masks": self._files.predicted_masks,
         }
         self.on_msg(self._receive)
 
@@ -137,20 +138,21 @@ class Annotator(anywidget.AnyWidget):
         self._send_state(answer=message)
 
     def _edit(self, message):
-        work, how, selected, problem = EDITS[message["do"]], message["how"], None, ""
+        work, how, selected, line = EDITS[message["do"]], message["how"], None, ""
         before, masks = self.document.version, self.document.mask_version
         try:
             if "id_" in how:
                 how = how | {"id_": self._id(how["id_"], message["view"])}
-            selected = getattr(self.document, message["do"])(**how)
+            made = getattr(self.document, message["do"])(**how)
+            selected, line = (None, made) if isinstance(made, str) else (made, "")
         except InputError as error:
-            problem = str(error)
+            line = str(error)
         if message["do"] == "add_rectangle":
             self._drawn[message["view"], message.get("number")] = selected
         if self.document.version != before:
             self._files.clock.tick(time.monotonic(), work, how.get("id_", selected))
             self._files.changed()
-        self._send_state(selected, problem, self.document.mask_version != masks, message)
+        self._send_state(selected, line, self.document.mask_version != masks, message)
 
     def _id(self, name, view):
         """The id of a box. A page that has not heard of its new box yet calls it minus the number of the edit."""
