@@ -58,6 +58,7 @@ function attachKeys(view, page, app) {
   };
 
   page.root.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.shiftKey || event.ctrlKey || event.metaKey)) return; // runs a notebook's cell
     event.stopPropagation();
     if (event.key === "?") return page.showHelp();
     if (page.help.open || (event.target.matches("input, button") && /^(Arrow|Page|Enter| $)/.test(event.key))) return;
