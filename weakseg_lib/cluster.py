@@ -8,7 +8,7 @@ from weakseg_lib.device import pick_device
 from weakseg_lib.errors import InputError
 
 MANY = 8  # stacks for which workers are worth the seconds that they take to start
-WORKER_MEMORY = 2**31  # bytes that a worker on this machine should find
+WORKER_MEMORY = 5 * 2**29  # bytes that a worker on this machine should find; a tile was seen to take 2.1 GiB
 KEPT = 2**25  # bytes of freed memory that a worker keeps for the next stack
 PATIENCE = "20s"  # for a scheduler to answer
 
