@@ -94,14 +94,18 @@ def test_a_run_that_was_stopped_goes_on(run, image, tmp_path, monkeypatch):
     assert not (tmp_path / "out/mask_a.unfinished").exists()
 
 
-def test_other_settings_start_anew(run, image, tmp_path, monkeypatch):
+def stop_before_labels(run, image, out, monkeypatch):
     def stop(run, task, shape):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(blocks, "paste_chunk", stop)
         with pytest.raises(KeyboardInterrupt):
-            predict(run, [image], tmp_path / "out", **OPTIONS)
+            predict(run, [image], out, **OPTIONS)
+
+
+def test_other_settings_start_anew(run, image, tmp_path, monkeypatch):
+    stop_before_labels(run, image, tmp_path / "out", monkeypatch)
     usual, tiles = blocks.find_tile, []
     monkeypatch.setattr(blocks, "find_tile", lambda *a: (tiles.append(a[1][1]), usual(*a)))
     predict(run, [image], tmp_path / "out", score=0.6, **OPTIONS)
@@ -206,13 +210,7 @@ def test_a_changed_image_is_predicted_anew(run, image, tmp_path):
 
 
 def test_a_run_that_was_stopped_does_not_go_on_with_another_image(run, image, tmp_path, monkeypatch):
-    def stop(run, task, shape):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(blocks, "paste_chunk", stop)
-        with pytest.raises(KeyboardInterrupt):
-            predict(run, [image], tmp_path / "out", **OPTIONS)
+    stop_before_labels(run, image, tmp_path / "out", monkeypatch)
     rewrite_a_chunk(image)
     for out in ("out", "at_once"):
         predict(run, [image], tmp_path / out, **OPTIONS)

@@ -105,25 +105,31 @@ def _results(client, futures, tasks, options, where):
 
     numbers, killed = {future.key: number for number, future in enumerate(futures)}, []
     for future in as_completed(futures, loop=client.loop):
+        number = numbers[future.key]
         try:
-            yield numbers[future.key], future.result()
+            yield number, _outcome(future, where(tasks[number]))
         except KilledWorker:
-            killed.append(numbers[future.key])
-        except Exception as error:  # must not stop the others
-            yield numbers[future.key], _failed(where(tasks[numbers[future.key]]), error)
+            killed.append(number)
     for number in killed:
+        name = where(tasks[number])
         try:
-            yield number, client.submit(_attempt, tasks[number], **options).result()
+            yield number, _outcome(client.submit(_attempt, tasks[number], **options), name)
         except KilledWorker:
             fix = "use fewer workers, or workers with more memory"
-            yield number, InputError(where(tasks[number]), "every worker that tried it died", fix)
-        except Exception as error:
-            yield number, _failed(where(tasks[number]), error)
+            yield number, InputError(name, "every worker that tried it died", fix)
 
 
-def _failed(where, error):
-    problem = f"a worker failed at it ({type(error).__name__}: {error})"
-    return InputError(where, problem, "run it alone with `--workers 0` to see all that is known")
+def _outcome(future, where):
+    """What a task gave; where it failed, an InputError, as the others must go on. Raises KilledWorker alone."""
+    from distributed import KilledWorker
+
+    try:
+        return future.result()
+    except KilledWorker:
+        raise
+    except Exception as error:
+        problem = f"a worker failed at it ({type(error).__name__}: {error})"
+        return InputError(where, problem, "run it alone with `--workers 0` to see all that is known")
 
 
 def _attempt(task, function, run):

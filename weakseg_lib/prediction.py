@@ -206,16 +206,13 @@ def check_scale(stack: Stack, working):
     """Raise InputError for a voxel size in nm or mm: it would ask for a thousand times the voxels, or leave one. Warn
     where the network knows much finer voxels, so smaller cells, too: it would take long to find little."""
     ratio = np.array(stack.voxel_size) / working
+    own, trained = (" x ".join(f"{v:.3g}" for v in sizes) for sizes in (stack.voxel_size, working))
     if ratio.max() > 8 or ratio.min() < 1 / 50:
-        own, trained = (" x ".join(f"{v:.3g}" for v in sizes) for sizes in (stack.voxel_size, working))
         problem = f"its voxel size, {own} um, does not go with the training's, {trained} um after resampling"
         raise InputError(stack.path, problem, "give the right size in um with `--voxel-size Z Y X`")
     if ratio.prod() > MUCH_FINER:
-        learnt = " x ".join(f"{v:.3g}" for v in working)
-        text = (
-            f"{stack.path}: becomes {ratio.prod():.0f} times as many voxels, of {learnt} um, as were learnt"
-        )
-        warnings.warn(f"{text}; cells of another size than it learnt are missed", stacklevel=3)
+        finer = f"becomes {ratio.prod():.0f} times as many voxels, of {trained} um, as were learnt"
+        warnings.warn(f"{stack.path}: {finer}; cells of another size are missed", stacklevel=3)
 
 
 def predict(

@@ -289,9 +289,8 @@ class Document:
         ):
             one = Instance(self._clip(box, whole=False), int(class_), more=annotation.more.get(id_, {}))
             if id_ in sizes:
-                if (masks[_voxels(one.box)] == id_).sum() < sizes[
-                    id_
-                ]:  # no mask leaves its box here, see set_box
+                # No mask leaves its box here, see set_box.
+                if (masks[_voxels(one.box)] == id_).sum() < sizes[id_]:
                     where = np.argwhere(masks == id_)
                     low = np.minimum(one.box[:3], where.min(0)).tolist()
                     high = np.maximum(one.box[3:], where.max(0) + 1).tolist()
